@@ -12,9 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from experiments.baselines.factorisation import factorisation_scores
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
-from experiments.sources.movielens import build_movielens, find_edition, user_references
+from experiments.sources.movielens import (
+    build_movielens,
+    find_edition,
+    movielens_users,
+    user_references,
+)
 from metaheac_jax.cli import terminal
 
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
@@ -25,8 +33,8 @@ ONLINE_EPOCHS = 20
 class Options(RunOptions):
     """Trains and judges the methods on MovieLens; writes a report.
 
-    Two reference scores ignore the campaign: the activity of a user, and the fraction of the user's
-    ratings that are likes.
+    There are three references: the activity of a user, the fraction of the user's ratings that are
+    likes, and a matrix factorisation with a regression per movie.
     """
 
     methods: tuple[str, ...] = ("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
@@ -39,6 +47,8 @@ class Options(RunOptions):
     min_likes: int | None = None
     """Number of likes that makes a movie a campaign. Default: 60 for MovieLens-100K, 200 for
     MovieLens-1M."""
+    dislikes: bool = False
+    """Users also have the movies that they rated below 4 as a field."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
@@ -63,23 +73,27 @@ def world_of(options: Options) -> str:
 
 
 def load(options: Options, seed: int) -> Data:
-    """The dataset and split of a run, and reference scores that ignore the campaign."""
+    """The dataset and split of a run, and the scores of references.
+
+    All but the matrix factorisation ignore the campaign.
+    """
     build = partial(
         build_movielens,
         options.data_dir,
         seed=seed,
         non_seeds=options.non_seeds,
         min_likes=options.min_likes,
+        dislikes=options.dislikes,
     )
     dataset, split = build()
-    references = user_references(dataset, split.train, dataset.stage2)
+    references = user_references(dataset, split.train)
+    scores = {f"{name} (no campaign)": own for name, own in references.items()}
+    users = np.unique(movielens_users(dataset), return_inverse=True)[1]
+    scores["matrix factorisation"] = factorisation_scores(dataset, users, split)
     return Data(
         dataset,
         split,
-        {
-            "activity (no campaign)": references.activity,
-            "like-rate (no campaign)": references.like_rate,
-        },
+        scores,
         independent_runs=False,
         without=lambda campaigns: build(apart=campaigns)[0],
     )

@@ -14,20 +14,20 @@ from typing import Any, Literal
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
 from experiments.sources import official, tencent
-from experiments.sources.simulated import SHAPES, World, open_world
+from experiments.sources.simulated import World, make_once, open_world
+from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.splits import Split, official_split, paper_split
+from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, make_once
+from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress
 
 #: The world without --users and --data-dir, and the ceiling of its training.
 SMALL: dict[str, Any] = {"users": 160_000, "examples": 175_000, "min_pool_examples": 350}
 SMALL_EPOCHS = 2
 #: Without --examples, a world with fewer users has too few of them for the pools.
-MIN_USERS = {"tencent": 370_000, "wechat": 180_000}
+MIN_USERS = 370_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,6 @@ class Options(RunOptions):
     data_dir: Path | None = None
     """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
     authors' {train,test_hot,test_cold}_stage{1,2}.pkl. Default: a simulated world."""
-    world: Literal["tencent", "wechat"] = "tencent"
-    """World to simulate: the Tencent data, or one with the counts of the paper's WeChat data."""
     split: Literal["paper", "official"] | None = None
     """Training and test campaigns: 60:40 at random, or the authors' 86:87. Default: the preset's.
     The authors' pickles have their own split."""
@@ -68,7 +66,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     check(options)
     own = {"offline_epochs": SMALL_EPOCHS} if options.is_small else {}
-    methods = options.build(None if options.data_dir else options.world, **own)
+    methods = options.build(None if options.data_dir else "tencent", **own)
     note = (
         f"A small simulated world of {SMALL['users']:,} users; every training ends after "
         f"{SMALL_EPOCHS} epochs. docs/results.md has the real comparison."
@@ -79,7 +77,7 @@ def main(options: Options) -> None:
         lambda seed, progress: Data(
             *load(options, seed, progress), independent_runs=options.data_dir is None
         ),
-        published=None if options.is_small else options.world,
+        published=None if options.is_small else "tencent",
         notes=(note,) if options.is_small else (),
     )
 
@@ -91,17 +89,13 @@ def check(options: Options) -> None:
       InputError: there are some; the message names them.
     """
     if options.data_dir is None:
-        if options.world == "wechat" and options.split:
-            raise InputError("--world wechat: it has its own split; omit --split")
         if options.users is not None and options.examples is None:
-            terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
+            terminal.check_minimum("--users", options.users, MIN_USERS)
         return
     if not options.data_dir.is_dir():
         raise InputError(f"{options.data_dir}: no such folder; --data-dir has the data files")
-    if options.users is not None or options.examples is not None or options.world == "wechat":
-        raise InputError(
-            "--data-dir: the data is not a simulated world; omit --users, --examples and --world"
-        )
+    if options.users is not None or options.examples is not None:
+        raise InputError("--data-dir: the data is not a simulated world; omit --users, --examples")
     pickles = official.is_source(options.data_dir)
     if pickles and options.split == "paper":
         raise InputError("--split paper: the authors' pickles have their own split; omit --split")
@@ -134,8 +128,6 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
         make_once(target, prepare, progress=progress)
         dataset = open_dataset(target, progress=progress)
-    if options.world == "wechat":
-        return dataset, wechat_split(dataset, seed)
     if (options.split or options.preset) == "official":
         return dataset, official_split(dataset)
     return dataset, paper_split(dataset, seed)
@@ -143,27 +135,11 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
 def world_of(options: Options, seed: int) -> World:
     """The simulated world of a run."""
-    shape = SHAPES[options.world]
     if options.users is None:
-        return World(**SMALL, cardinality=options.cardinality, seed=seed, shape=shape)
+        return World(**SMALL, cardinality=options.cardinality, seed=seed)
     return World(
-        users=options.users,
-        examples=options.examples,
-        cardinality=options.cardinality,
-        seed=seed,
-        shape=shape,
+        users=options.users, examples=options.examples, cardinality=options.cardinality, seed=seed
     )
-
-
-def wechat_split(dataset: Dataset, seed: int) -> Split:
-    """A random split, 58:32 as in the WeChat data.
-
-    The paper's T is 10,000, for 286,036 seeds in total. In a world with fewer seeds, T is reduced
-    in proportion.
-    """
-    seeds = int(dataset.stage1.positives.sum())
-    threshold = round(10_000 * min(1.0, seeds / 286_036))
-    return paper_split(dataset, seed, train_fraction=58 / 90, threshold=threshold)
 
 
 def prepared_folder(source: Path, options: Options) -> Path:

@@ -5,24 +5,24 @@ To import this package registers them in the library.
 
 from experiments.baselines import (
     ablations,
+    averages,
+    cross_validated,
     from_scratch,
-    graph,
     lengths,
     multitask,
-    regions,
-    seed_aware,
+    pooled_trees,
     similarity,
     trees,
 )
 
 __all__ = [
     "ablations",
+    "averages",
+    "cross_validated",
     "from_scratch",
-    "graph",
     "lengths",
     "multitask",
-    "regions",
-    "seed_aware",
+    "pooled_trees",
     "similarity",
     "trees",
 ]

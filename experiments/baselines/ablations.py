@@ -1,4 +1,4 @@
-"""MetaHeac without one of its two mixtures (paper, Table 4)."""
+"""MetaHeac without one of its two mixtures (paper, Table 4), or without its inner step."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ class WithoutHEConfig(MetaHeacConfig):
 
     tuned: ClassVar = tuple(name for name in MetaHeacConfig.tuned if name != "num_experts")
     num_experts: int = 1
+
+
+@dataclass(frozen=True)
+class AlphaZeroConfig(MetaHeacConfig):
+    """Settings without an inner step."""
+
+    tuned: ClassVar = tuple(name for name in MetaHeacConfig.tuned if name != "inner_learning_rate")
+    inner_learning_rate: float = 0.0
+
+
+@register
+class AlphaZero(MetaHeacMethod):
+    """MetaHeac with the batches of the meta-step but without an inner step, as a control.
+
+    It draws the same examples; those of support sets do not affect the gradient.
+    """
+
+    name, label, default = "alpha-0", "MetaHeac, alpha = 0", AlphaZeroConfig()
 
 
 @register

@@ -13,13 +13,11 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Method, Run, Trained, register
 from metaheac_jax.methods.config import within
-from metaheac_jax.methods.fine_tuning import PretrainingConfig
+from metaheac_jax.methods.fine_tuning import FineTuningConfig, PretrainingConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import train_plain, untrained
-from metaheac_jax.methods.online import FineTuningConfig, fine_tune
 from metaheac_jax.model import State, Weights
-from metaheac_jax.networks.base import Network, User
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP, Network, User
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ class OnFrozenFields:
         """The network's own parameters."""
         return self.network.init(key, user, campaign)
 
-    def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Any:
+    def apply(self, params: Any, user: User, campaign: Array, /) -> Any:
         """The network's own output."""
-        return self.network.apply(params, *jax.lax.stop_gradient((user, campaign, *reference)))
+        return self.network.apply(params, *jax.lax.stop_gradient((user, campaign)))
 
 
 _NEW_MLP = OnFrozenFields(MLP())

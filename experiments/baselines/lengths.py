@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.baselines import ablations
 from metaheac_jax.methods import METHODS, Method, register
 
 
@@ -17,5 +18,5 @@ def _with_lengths(kind: type[Method[Any]]) -> type[Method[Any]]:
     return type(f"{kind.__name__}Lengths", (kind,), own)
 
 
-for _name in ("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac"):
+for _name in ("lr", "mlp-pretraining", "without-meta", ablations.AlphaZero.name, "metaheac"):
     register(_with_lengths(METHODS[_name]))

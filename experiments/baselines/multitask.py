@@ -16,12 +16,11 @@ from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Run, Trained, register
-from metaheac_jax.methods.fine_tuning import PretrainingConfig
+from metaheac_jax.methods.fine_tuning import FineTuningConfig, PretrainingConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
-from metaheac_jax.methods.online import FineTuningConfig, fine_tune
 from metaheac_jax.model import State, Weights
-from metaheac_jax.networks.base import Output, User
+from metaheac_jax.networks import Output, User
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.step import plain_gradient
 
@@ -42,8 +41,7 @@ class _WithOwners:
     def init(self, key: Any, user: User, campaign: Array, /) -> Any:
         return self.network.init(key, user, campaign)
 
-    def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Output:
-        del reference  # these networks have no seed features
+    def apply(self, params: Any, user: User, campaign: Array, /) -> Output:
         return self.network.apply(params, user, campaign, self.owner)  # pyrefly: ignore
 
 

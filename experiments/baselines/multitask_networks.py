@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.networks.base import (
+from metaheac_jax.networks import (
+    Experts,
     Output,
     User,
     concatenated,
@@ -20,7 +21,6 @@ from metaheac_jax.networks.base import (
     sigmoid_output,
     uniform_fan_in,
 )
-from metaheac_jax.networks.metaheac import Experts
 from metaheac_jax.table.pooling import UserFields
 
 _BLOCK = 32  # examples of one campaign that go through its layer together

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from experiments.baselines.similarity import indicators
 from metaheac_jax.data.batches import campaign_examples, generator
@@ -79,21 +80,54 @@ def fit_trees(
     Raises:
       InputError: LightGBM is not installed.
     """
-    lgb, users = _lightgbm(), np.asarray(users[:])
+    users = np.asarray(users[:])
     least = max(settings["min_data_in_leaf"], int(len(users) * MIN_LEAF_FRACTION))
     rare = np.bincount(users.ravel(), minlength=num_rows + 1) < least
-    data = lgb.Dataset(indicators(np.where(rare[users], num_rows, users), num_rows), label)
-    parameters = {**_COMMON, **settings, "min_data_in_leaf": least}
+    features = indicators(np.where(rare[users], num_rows, users), num_rows)
+    judged = held_out and (indicators(held_out[0], num_rows), held_out[1], None)
+    settings = {**settings, "min_data_in_leaf": least}
+    return fit_matrix(features, label, None, settings, held_out=judged, patience=patience)
+
+
+def fit_matrix(
+    features: csr_matrix,
+    label: np.ndarray,
+    start: np.ndarray | None,
+    settings: dict[str, Any],
+    *,
+    held_out: tuple[csr_matrix, np.ndarray, np.ndarray | None] | None = None,
+    patience: int = 20,
+) -> str:
+    """Fits gradient-boosted trees to features; returns them in LightGBM's text format.
+
+    Args:
+      features: (P, features).
+      label: (P,) 1 for a seed, 0 for a non-seed.
+      start: (P,) log-odds to which the trees add; None for one constant.
+      settings: LightGBM's parameters.
+      held_out: other features, labels and starts; see `fit_trees`.
+      patience: see `fit_trees`.
+
+    Raises:
+      InputError: LightGBM is not installed.
+    """
+    lgb = _lightgbm()
+    data, parameters = lgb.Dataset(features, label, init_score=start), {**_COMMON, **settings}
     if held_out is None:
         return lgb.train(parameters, data).model_to_string()
-    judged = lgb.Dataset(indicators(held_out[0], num_rows), held_out[1], reference=data)
+    judged = lgb.Dataset(*held_out[:2], init_score=held_out[2], reference=data)
     stop = lgb.early_stopping(patience, verbose=False)
     return lgb.train(parameters, data, valid_sets=[judged], callbacks=[stop]).model_to_string()
 
 
+def booster_of(trees: str) -> Any:
+    """The trees in LightGBM's text format, for predictions."""
+    return _lightgbm().Booster(model_str=trees)
+
+
 def trees_scorer(trees: str, num_rows: int, *, log_odds: bool = True) -> Scorer:
     """A scorer with the log-odds of trees from `fit_trees`; ``num_rows`` is R."""
-    booster = _lightgbm().Booster(model_str=trees)
+    booster = booster_of(trees)
 
     def score(users: UserRows) -> np.ndarray:
         features = indicators(users, num_rows)
@@ -183,7 +217,6 @@ def _lightgbm() -> Any:
         import lightgbm
     except ImportError as error:
         raise InputError(
-            "the methods 'lightgbm' and 'prior' need LightGBM; install it with "
-            "pip install 'metaheac-jax[experiments]'"
+            "trees need LightGBM; install it with pip install 'metaheac-jax[experiments]'"
         ) from error
     return lightgbm

@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.baselines.seed_aware import SeedAwareConfig, SeedControl, SeedControlConfig
 from metaheac_jax.methods import (
     OFFICIAL,
-    PAPER,
     Config,
     MetaHeacConfig,
     MetaHeacMethod,
@@ -27,6 +25,7 @@ from metaheac_jax.methods import (
     Trained,
     register,
 )
+from metaheac_jax.methods.method import lengthened
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.solved_heads import solved_gradient
 from metaheac_jax.model import State, Weights
@@ -99,8 +98,9 @@ class LearnedRates(MetaHeacMethod):
     default = LearnedRatesConfig()
     steps: ClassVar[int] = 1
 
-    def train(self, run: Run) -> Trained:
-        """See `FineTunedMethod.train`."""
+    def fit(self, run: Run) -> Trained:
+        """See `Method.fit`."""
+        run, _ = lengthened(run, self.config.list_lengths)
         config, weights = self.config, untrained(run, self.config, self.network)
         start = jnp.log(config.inner_learning_rate)
         # One array for each, since a step reuses their memory.
@@ -208,38 +208,6 @@ class AdaptCampaign(MetaHeacMethod):
         return gradient
 
 
-@dataclass(frozen=True)
-class SeedsStepConfig(SeedAwareConfig):
-    """Settings of seed features with the paper's scale, reduction and inner step."""
-
-    table_scale: float = PAPER.table_scale
-    reduction: Reduction = PAPER.reduction
-    inner_learning_rate: float = PAPER.inner_learning_rate
-
-
-@dataclass(frozen=True)
-class SeedsConfig(SeedControlConfig):
-    """The same without an inner step."""
-
-    table_scale: float = PAPER.table_scale
-    reduction: Reduction = PAPER.reduction
-
-
-@register
-class Seeds(SeedControl):
-    """Seed features without an inner step; the rest is as in other methods."""
-
-    name, label, default = "seeds", "task batches + seed features", SeedsConfig()
-
-
-@register
-class SeedsStep(SeedControl):
-    """Seed features with the paper's inner step."""
-
-    name, label = "seeds-step", "task batches + seed features + the paper's inner step"
-    default = SeedsStepConfig()
-
-
 @register
 class SolvedConstant(SolvedHeadMethod):
     """The solved head, with a derivative that does not go through the solution."""
@@ -260,8 +228,6 @@ VARIANTS = (
     Variant("learned-rates-5", "learned-rates", "five steps"),
     Variant("adapt-heads", "metaheac-lengths", "on heads and gates alone"),
     Variant("adapt-campaign", "metaheac-lengths", "on campaign rows alone"),
-    Variant("seeds", "alpha-0-lengths", "seed features"),
-    Variant("seeds-step", "seeds", "the paper's inner step"),
     Variant("solved-constant", None, "the head is solved"),
     Variant("solved-head", "solved-constant", "the derivative goes through the solution"),
     Variant("ensemble", "without-meta-lengths", "the weighted mean with other members"),

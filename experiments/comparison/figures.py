@@ -20,7 +20,6 @@ SHOWN = {
     "without-meta": "tab:blue",
     "alpha-0": "tab:cyan",
     "metaheac": "tab:orange",
-    "seed-aware": "tab:pink",
     "solved-head": "tab:red",
     "ensemble": "tab:gray",
     "oracle": "black",

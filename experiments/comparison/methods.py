@@ -24,11 +24,7 @@ Preset = Literal["paper", "official"]
 #: A JSON file: per world, the settings that were chosen for methods.
 CHOSEN = Path(__file__).with_name("chosen.json")
 #: Controls, and for each the method that it is compared with.
-_CONTROL_OF = {
-    "solved-constant": "solved-head",
-    "alpha-0-seeds": "seed-aware",
-    "mlp-seeds": "seed-aware",
-}
+_CONTROL_OF = {"solved-constant": "solved-head"}
 
 
 assert baselines  # to import them registers them

@@ -1,7 +1,7 @@
 """One run: every method is trained, customised to the test campaigns and judged.
 
 The folder of a run, ``OUT/seed-R``, has ``config.json``, ``methods/NAME.json`` (every digit of a
-result), ``checkpoints/NAME/`` and ``log.jsonl``. A resumed run skips the methods that have results.
+result), and ``checkpoints/NAME/``. A resumed run skips the methods that have results.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import numpy as np
 from experiments.comparison.origin import provenance
 from metaheac_jax.audience.evaluation import judge_all, score_pools
 from metaheac_jax.data.batches import check_campaigns
-from metaheac_jax.data.campaign import Campaign, plain_id
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.splits import Split
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method, Run, Trained, fit
 from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.methods.offline import epoch_steps
 from metaheac_jax.model import General, Scorer, State
 from metaheac_jax.progress import Progress, prefixed
 
@@ -151,7 +149,7 @@ def run_method(
       Diverged: a loss or a score is not a number.
     """
     dataset, test = data.dataset, data.split.test
-    labelled, log = prefixed(progress, f"{method.label} "), directory / "log.jsonl"
+    labelled = prefixed(progress, f"{method.label} ")
     began = time.perf_counter()
     general = fit(
         dataset,
@@ -159,7 +157,6 @@ def run_method(
         campaigns=data.split.train,
         seed=seed,
         directory=directory / "checkpoints" / method.name,
-        log=log,
         progress=progress,
     )
     trained = time.perf_counter()
@@ -171,10 +168,7 @@ def run_method(
         "score": pools.score_seconds,
     }
     if isinstance(method, GradientMethod):
-        step_time, in_all = _times(log, method.label)
-        # The log's is larger after a resumption.
-        result["seconds"]["offline"] = max(trained - began, in_all)
-        result["offline"] = _offline(method, general, dataset) | step_time
+        result["offline"] = _offline(general)
     if hasattr(method, "general_scorers"):
         pools = score_pools(
             _Untouched(method), general, dataset, test, seed=seed, progress=labelled
@@ -202,56 +196,27 @@ def stored_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A method's result in a run's folder.
 
     Raises:
-      InputError: it is damaged, or it was reached with other settings.
+      InputError: it was reached with other settings.
     """
-    try:
-        result = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: damaged; delete it and resume") from error
+    result = json.loads(path.read_text())
     if result.get("settings") != settings:
         raise InputError(f"{path}: reached with other settings; start afresh without --resume")
     return result
 
 
-def _offline(method: Method[Any], general: General, dataset: Dataset) -> dict[str, Any]:
-    """Summary of the offline stage: steps, ceiling, best step, [step, loss, AUC] of judgements.
+def _offline(general: General) -> dict[str, Any]:
+    """The last step of the offline stage, and the best one, which was kept.
 
-    Without early stopping, it ends at the ceiling, and there is no best step. If training is judged
-    only once, after the trainings of its members, only the kept steps are known, and the shares of
-    the members.
+    An ensemble is judged once, after the trainings of its members: only the sum of their best steps
+    is known, and the shares of the members. Without early stopping nothing is judged.
     """
-    trained = {*general.campaigns}
-    campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
-    steps = epoch_steps(Run(dataset, campaigns, general.seed), method.config["batch_size"])
-    ceiling = method.config["offline_epochs"] * steps
     if not general.judgements:
-        return {"steps": ceiling, "ceiling": ceiling, "curve": []}
-    curve = [[judged.step, judged.loss, judged.auc] for judged in general.judgements]
+        return {}
     best = max(general.judgements, key=lambda judged: judged.auc).step
-    if len(curve) == 1:
-        kept = {"best_step": best, "curve": curve}
-        shares = general.state.get("network", {}).get("shares")
-        return kept if shares is None else kept | {"shares": np.asarray(shares).tolist()}
-    return {"steps": curve[-1][0], "best_step": best, "ceiling": ceiling, "curve": curve}
-
-
-def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
-    """Reads the times of a training from a log.
-
-    Returns:
-      ``step_ms``, the median time of a step in milliseconds, if the log has it; and the seconds
-      that the training, or the trainings of an ensemble's members, took until the last step, over
-      all processes that worked on it.
-    """
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    rates, seconds = dict[str, list[float]](), dict[str, float]()
-    for line in lines:
-        name = line["name"]
-        if (name == label or name.startswith(f"{label}: ")) and "steps_per_second" in line:
-            rates.setdefault(name, []).append(line["steps_per_second"])
-            seconds[name] = max(line["seconds"], seconds.get(name, 0.0))
-    step_time = {"step_ms": 1000 / float(np.median(rates[label]))} if label in rates else {}
-    return step_time, sum(seconds.values())
+    if len(general.judgements) > 1:
+        return {"steps": general.judgements[-1].step, "best_step": best}
+    shares = general.state.get("network", {}).get("shares", ())
+    return {"best_step": best, "shares": np.asarray(shares).tolist()}
 
 
 def forget_compiled() -> None:

@@ -190,7 +190,6 @@ def _clear(out: Path) -> None:
     for run in runs:
         for name in ("methods", "checkpoints"):
             shutil.rmtree(run / name, ignore_errors=True)
-        for name in ("log.jsonl", "config.json"):
-            (run / name).unlink(missing_ok=True)
+        (run / "config.json").unlink(missing_ok=True)
     for name in report.OUTPUTS if runs else ():  # elsewhere, a report may belong to something else
         (out / name).unlink(missing_ok=True)

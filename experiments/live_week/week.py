@@ -16,9 +16,9 @@ import polars as pl
 import metaheac_jax as mh
 from experiments.comparison.run import forget_compiled
 from experiments.sources.simulated import World, open_world
+from experiments.sources.splits import paper_split
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.simulation import PERSONA, TENCENT_WORLD, Shape, read_truth, show
-from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.methods.method import Method

@@ -24,7 +24,8 @@ from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import BEFORE, Comparison, load
 from experiments.comparison.significance import Difference, Pair
 from experiments.live_week.lifts import mean_lifts
-from experiments.throughput.__main__ import stages_table
+from experiments.throughput.__main__ import compiled_table, stages_table
+from experiments.throughput.compiled import Figures
 from experiments.throughput.stages import Record
 
 FOLDER = Path(__file__).parent
@@ -104,6 +105,11 @@ def between(name: str, first: str, other: str, second: str, group: str) -> str:
     return told(significance.difference(mine, its, ours.overlap))
 
 
+def minutes(name: str, method: str) -> str:
+    """The minutes that a method's training took, the mean over runs."""
+    return f"{(comparison(name).mean(method, 'seconds', 'offline') or 0) / 60:.0f}"
+
+
 def p_value(p: float | None) -> str:
     """A p-value with two digits."""
     return (
@@ -111,7 +117,7 @@ def p_value(p: float | None) -> str:
         if p is None
         else "< .001"
         if p < 0.001
-        else f"= {number(float(f'{p:.1g}'), 3).rstrip('0')}"
+        else f"= {number(float(f'{p:.2g}')).rstrip('0')}"
     )
 
 
@@ -158,7 +164,19 @@ def render() -> dict[Path, str]:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    known = (auc, difference, both, gain, between, p_value, claim, pair, lift, comparison)
+    known = (
+        auc,
+        difference,
+        both,
+        gain,
+        between,
+        minutes,
+        p_value,
+        claim,
+        pair,
+        lift,
+        comparison,
+    )
     own = {function.__name__: function for function in (*known, fed_gain)}
     adapting = [(variant.name, variant.base, variant.what) for variant in VARIANTS]
     texts, speed = {}, plain("throughput")
@@ -168,6 +186,7 @@ def render() -> dict[Path, str]:
             adapting=adapting,
             speed=speed,
             rivals=of_rivals(),
+            **of_accelerators(speed["accelerators"]),
             stages=stages_table([Record(**r) for r in speed["stages"]["records"]]).markdown(),
         )
         path = ROOT / page
@@ -175,6 +194,33 @@ def render() -> dict[Path, str]:
             text = _PART.sub(lambda _, part=text: part, path.read_text())
         texts[path] = text
     return texts
+
+
+def of_accelerators(found: dict[str, Any]) -> dict[str, Any]:
+    """What compilers say, for the page on throughput."""
+    records = [Figures(**own) for own in found["records"]]
+    single = [own for own in records if own.mesh == "1x1"]
+    find = {(own.target, own.program, own.table_rows): own for own in single}
+    options = {(own["target"], own["program"]): Figures(**own) for own in found["options"]}
+
+    def option(name: str) -> str:
+        tpu, gpu = (options.get((target, name)) for target in ("v5e:1x1", "h100"))
+        if tpu is None or gpu is None:
+            return "-"
+        return f"{tpu.megacycles:.2f}; {tpu.temporary_mb:.3g}, {gpu.temporary_mb:.3g}"
+
+    return {
+        "compilers": ", ".join(f"{name} {own}" for name, own in found["provenance"].items()),
+        "accelerated": [
+            (own, find["v5e:1x1", own["program"], own["table_rows"]]) for own in found["before"]
+        ],
+        "compiled": compiled_table(single).markdown(),
+        "meta": find["v5e:1x1", "meta-step", 334_494],
+        "score": find["v5e:1x1", "score", 334_494],
+        "h100": find["h100", "meta-step", 334_494],
+        "meshes": [own for own in records if own.mesh != "1x1"],
+        "option": option,
+    }
 
 
 def main() -> int:

@@ -43,14 +43,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.examples import Examples, group_by_campaign
-from metaheac_jax.data.splits import Split, smallest_threshold
+from metaheac_jax.data.campaign import Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, Split, smallest_threshold
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
-#: The lowest rating that counts as a conversion.
-LIKED = 4.0
+LIKED = 4.0  # the lowest rating that counts as a conversion
+TRAIN_FRACTION = 0.6
+NON_SEEDS_PER_SEED = 4
 
 #: 80 slots hold the whole history of nearly every user of MovieLens-100K, and of most users of
 #: MovieLens-1M. Of the genres, the ten that a user likes most often distinguish users best.
@@ -66,11 +66,17 @@ SCHEMA = Schema(
     campaign=(Field("release"), Field("genre1"), Field("genre2"), Field("genre3")),
 )
 
+#: The same with a whole history: the movies that a user liked, and those that the user did not.
+BOTH = Schema(
+    user=(*SCHEMA.user[:-1], Field("liked_movies", 160), Field("disliked_movies", 160)),
+    campaign=SCHEMA.campaign,
+)
+
 #: Lower bounds of the age groups of later MovieLens editions.
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
 # Random streams are seeded with (seed, one of these, ...), so they are independent.
-_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT = range(4)
+_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT, _DISLIKED, _DISLIKED_LEFT_OUT = range(6)
 
 _BLOCK = 1 << 14  # views whose features are computed at a time
 
@@ -118,9 +124,8 @@ def build_movielens(
     *,
     seed: int,
     non_seeds: Literal["exposed", "pool"] = "exposed",
-    non_seeds_per_seed: int = 4,
     min_likes: int | None = None,
-    train_fraction: float = 0.6,
+    dislikes: bool = False,
     apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
@@ -136,24 +141,20 @@ def build_movielens(
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
       seed: random seed of the split, the order of histories, the movies left out, the choice of
         non-seeds and the stages.
-      non_seeds: ``exposed`` takes all users who rated the movie below 4; ``pool`` draws from the
-        users who did not rate it, who are less active than its seeds.
-      non_seeds_per_seed: with ``pool``, the number of non-seeds to draw per seed; if there are too
-        few candidates, all are taken.
+      non_seeds: ``exposed`` takes all users who rated the movie below 4; ``pool`` draws
+        `NON_SEEDS_PER_SEED` for each seed, or all if there are fewer, from the users who did not
+        rate it, who are less active than its seeds.
       min_likes: a movie with fewer likes is neither a campaign nor part of a history; by default
         the edition's.
-      train_fraction: fraction of the campaigns to train on.
+      dislikes: whether users also have the movies that they rated below 4, as `BOTH` has them.
       apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
         since models are judged on them.
 
     Raises:
-      InputError: a file is missing or malformed, a column is missing, an id is missing or occurs
-        twice, or a rating is missing, repeated, or of an unknown user or movie (the message names
-        file and line); or too few campaigns remain to split; or ``non_seeds`` is unknown.
+      InputError: a file cannot be read, a column is missing, an id is missing or occurs twice, or a
+        rating is no number, repeated, or of an unknown user or movie (the message names file and
+        line); or too few campaigns remain to split.
     """
-    if non_seeds not in ("exposed", "pool"):
-        raise InputError(f"non_seeds is {non_seeds!r}, expected 'exposed' or 'pool'")
-    source = Path(source)
     edition = find_edition(source)
     users, items, rated, liked = _read_source(source, edition)
     genres = _rarest_first(items["genres"].to_list())
@@ -163,23 +164,25 @@ def build_movielens(
     items, genres = items[chosen], [genres[item] for item in chosen]
     rated, liked = rated[:, chosen], liked[:, chosen]
     campaign_ids = _as_bytes(items["item_id"])
-    split = _split(liked.sum(axis=0), seed, train_fraction, source)
+    split = _split(liked.sum(axis=0), seed, source)
 
     stage1, stage2 = _draw_examples(
         liked,
         others=~rated if non_seeds == "pool" else rated & ~liked,
-        others_per_seed=non_seeds_per_seed if non_seeds == "pool" else None,
+        others_per_seed=NON_SEEDS_PER_SEED if non_seeds == "pool" else None,
         campaign_ids=campaign_ids,
         test=split.test,
         seed=seed,
     )
     histories = np.setdiff1d(split.train, [] if apart is None else apart)
-    history = _draw_history(liked, histories, seed)
-    stage1, views = _draw_views(stage1, history, campaign_ids, seed)
-    vocabulary, user_rows, campaign_rows = _features(users, items, genres, history, views)
+    drawn = [_draw_history(liked, histories, seed, _HISTORY)]
+    drawn += [_draw_history(rated & ~liked, histories, seed, _DISLIKED)] if dislikes else []
+    stage1, views = _draw_views(stage1, drawn, campaign_ids, seed)
+    schema = BOTH if dislikes else SCHEMA
+    vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, drawn, views)
     dataset = Dataset(
-        name=f"{edition.name}, non-seeds: {non_seeds}",
-        schema=SCHEMA,
+        name=f"{edition.name}, non-seeds: {non_seeds}" + ", with dislikes" * dislikes,
+        schema=schema,
         vocabulary=vocabulary,
         user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
         user_rows=user_rows,
@@ -201,139 +204,85 @@ def movielens_users(dataset: Dataset) -> np.ndarray:
     return np.array([view.rpartition(b"/")[0] for view in dataset.user_ids.tolist()])
 
 
-class References(NamedTuple):
-    """Scores of each example's user that ignore the campaign; seeds have higher ones.
+def user_references(dataset: Dataset, train: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of stage 2 that ignore the campaign, as baselines for a model.
 
-    Attributes:
-      activity: (E,) float32, number of training campaigns of which the user is a seed.
-      like_rate: (E,) float32, fraction of seeds among the user's training examples plus one
-        additional example that counts at the overall rate.
-    """
-
-    activity: np.ndarray
-    like_rate: np.ndarray
-
-
-def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> References:
-    """Scores that ignore the campaign, for each of ``examples``, as baselines for a model.
-
-    They count the stage-1 examples of the training campaigns per user of MovieLens, without the
-    example's own campaign. With ``exposed`` non-seeds, the like rate is the fraction of a user's
-    ratings that are at least 4.
+    They count the examples of the training campaigns per user of MovieLens. With ``exposed``
+    non-seeds, the like rate is the fraction of a user's ratings that are at least 4.
 
     Args:
-      dataset: as built by `build_movielens`.
+      dataset: as built by `build_movielens`; E examples are in stage 2.
       train: (H,) indices of the training campaigns.
-      examples: E examples from either stage of ``dataset``.
+
+    Returns:
+      ``activity``: (E,) float32, number of training campaigns of which the user is a seed;
+      ``like-rate``: (E,) float32, fraction of seeds among the user's training examples plus one
+      additional example that counts at the overall rate.
     """
     ids, user_of = np.unique(movielens_users(dataset), return_inverse=True)
-
-    def locate(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        user = user_of[examples.user]
-        return user, np.repeat(np.arange(dataset.num_campaigns), examples.counts)
-
-    user, campaign = locate(dataset.stage1)
-    in_training = np.isin(campaign, train)
-    seen = np.zeros((len(ids), dataset.num_campaigns), np.int32)
-    seen[user[in_training], campaign[in_training]] = 1
-    seeds = np.zeros_like(seen)
-    seeds[user[in_training], campaign[in_training]] = dataset.stage1.label[in_training]
-
-    user, campaign = locate(examples)
-    activity = seeds.sum(axis=1)[user] - seeds[user, campaign]
-    count = seen.sum(axis=1)[user] - seen[user, campaign]
-    overall = seeds.sum() / seen.sum()
-    return References(
-        activity=activity.astype(np.float32),
-        like_rate=((activity + overall) / (count + 1)).astype(np.float32),
-    )
+    trained = np.isin(dataset.stage1.campaign, train)
+    user, label = user_of[dataset.stage1.user[trained]], dataset.stage1.label[trained]
+    count = np.bincount(user, minlength=len(ids))
+    activity = np.bincount(user, label, minlength=len(ids))
+    like_rate = (activity + label.mean()) / (count + 1)
+    judged = user_of[dataset.stage2.user]
+    return {
+        "activity": activity[judged].astype(np.float32),
+        "like-rate": like_rate[judged].astype(np.float32),
+    }
 
 
 def _read_source(
     source: Path, edition: Edition
 ) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
     """Users and items, both ascending by id, and the rated and liked pairs, both (U, I) bool."""
-    path = source / f"{edition.stem}.user"
-    users = _read_table(path, "user_id", ["age", "gender", "occupation", "zip_code"])
-    path = source / f"{edition.stem}.item"
-    items = _read_table(path, "item_id", ["release_year", edition.genres])
+    paths = [source / f"{edition.stem}.{kind}" for kind in ("user", "item", "inter")]
+    of_users = ["user_id", "age", "gender", "occupation", "zip_code"]
+    users = _read_keyed(paths[0], of_users)
+    items = _read_keyed(paths[1], ["item_id", "release_year", edition.genres])
     genres = items[edition.genres].str.extract_all("[^ ]+").alias("genres")
-
-    path = source / f"{edition.stem}.inter"
-    ratings = _read_columns(path, ["user_id", "item_id", "rating"])
-    if ratings.schema["rating"] != pl.Float64:
-        raise InputError(f"{path}:1: expected a column rating:float, found another type")
-    _refuse(path, ratings["rating"].is_null(), "the rating is missing")
-    user = _positions(path, ratings["user_id"], users["user_id"])
-    item = _positions(path, ratings["item_id"], items["item_id"])
+    path, ratings = paths[2], _read_columns(paths[2], ["user_id", "item_id", "rating"])
+    rating = ratings["rating"].cast(pl.Float64, strict=False)
+    _refuse(path, rating.is_null() | rating.is_nan(), "the rating is no number")
+    user, item = (
+        ratings[key].replace_strict(known, np.arange(len(known)), default=-1)
+        for key, known in (("user_id", users["user_id"]), ("item_id", items["item_id"]))
+    )
+    for place in (user, item):
+        _refuse(path, place == -1, f"{place.name} is missing from its table")
     pairs = pl.Series(user * len(items) + item)
     _refuse(path, ~pairs.is_first_distinct(), "the user has rated this item on an earlier line")
     rated = np.zeros((len(users), len(items)), bool)
     rated[user, item] = True
     liked = np.zeros_like(rated)
-    liked[user, item] = ratings["rating"].to_numpy() >= LIKED
+    liked[user, item] = rating.to_numpy() >= LIKED
     return users, items.with_columns(genres), rated, liked
 
 
-def read_atomic(path: Path) -> pl.DataFrame:
-    """The columns of an atomic file: a float as Float64, null if missing, any other type as text.
+def _read_columns(path: Path, names: Sequence[str]) -> pl.DataFrame:
+    """The columns of an atomic file with these names as text, whole numbers without decimals.
 
-    Row i of the result is line i + 2 of the file.
-
-    Raises:
-      InputError: the file cannot be read, has no data, or is malformed; the message names the line.
+    The types of the columns differ between editions. Row i is line i + 2 of the file.
     """
     try:
-        lines = pl.read_lines(path, glob=False)["line"]
+        table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read ({reason}); get the file again") from error
-    if len(lines) < 2:
-        raise InputError(f"{path}: expected a header and a line of data, got {len(lines)} lines")
-    header, data = [cell.rpartition(":") for cell in lines[0].split("\t")], lines[1:]
-    names = [name for name, _, _ in header]
-    if "" in names or len(set(names)) < len(names):
-        raise InputError(f"{path}:1: expected cells name:type, each name once, got {lines[0]!r}")
-    tabs = data.str.count_matches("\t", literal=True)
-    _refuse(path, tabs != len(header) - 1, f"expected {len(header)} cells as in the header")
-    cells = data.str.split_exact("\t", len(header) - 1).struct.unnest().get_columns()
-    columns = []
-    for (name, _, kind), column in zip(header, cells, strict=True):
-        if kind == "float":
-            column = column.replace("", None)
-            numbers = column.cast(pl.Float64, strict=False)
-            finite = numbers.is_finite().fill_null(value=False) | column.is_null()
-            _refuse(path, ~finite, f"{name} is not a finite number")
-            column = numbers
-        columns.append(column.alias(name))
-    return pl.DataFrame(columns)
-
-
-def _read_columns(path: Path, names: Sequence[str]) -> pl.DataFrame:
-    """The columns with these names."""
-    table = read_atomic(path)
+    table = table.rename(lambda cell: cell.rpartition(":")[0])
     absent = [name for name in names if name not in table.columns]
     if absent:
-        raise InputError(
-            f"{path}:1: expected a column {absent[0]!r}, found {', '.join(table.columns)}"
-        )
-    return table.select(names)
+        found = ", ".join(table.columns)
+        raise InputError(f"{path}:1: expected a column {absent[0]!r}, found {found}")
+    return table.select(pl.col(names).fill_null("").str.replace(r"\.0*$", ""))
 
 
-def _read_table(path: Path, key: str, names: Sequence[str]) -> pl.DataFrame:
-    """The columns with these names as text, sorted by a key.
-
-    The types of the columns differ between editions.
-    """
-    table = _read_columns(path, [key, *names])
-    for column in table:
-        if column.dtype == pl.Float64:
-            faulty = (column != column.floor()) | (column.abs() >= 2.0**53)
-            _refuse(path, faulty.fill_null(value=False), f"{column.name} is not a whole number")
-    whole = pl.selectors.float().cast(pl.Int64)
-    table = table.with_columns(whole).with_columns(pl.all().cast(pl.String).fill_null(""))
-    _refuse(path, table[key] == "", f"{key} is missing")
-    _refuse(path, ~table[key].is_first_distinct(), f"{key} occurs on an earlier line")
+def _read_keyed(path: Path, names: Sequence[str]) -> pl.DataFrame:
+    """The columns with these names, sorted by the first, a key."""
+    table = _read_columns(path, names)
+    key = table[names[0]]
+    _refuse(path, key == "", f"{key.name} is missing")
+    _refuse(path, ~key.is_first_distinct(), f"{key.name} occurs on an earlier line")
     return table.sort(key)
 
 
@@ -342,28 +291,21 @@ def _as_bytes(ids: pl.Series) -> np.ndarray:
     return np.array([text.encode() for text in ids])
 
 
-def _positions(path: Path, ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """Positions of ids among the known ids."""
-    position = ids.replace_strict(known, np.arange(len(known)), default=-1)
-    _refuse(path, position == -1, f"{ids.name} is missing from its table")
-    return position.to_numpy()
-
-
 def _refuse(path: Path, faulty: pl.Series, reason: str) -> None:
     """Raises for the first faulty line of an atomic file."""
-    line = faulty.arg_max()
-    if line is not None and faulty[line]:
-        raise InputError(f"{path}:{line + 2}: {reason}; fix or remove the line")
+    if faulty.any():
+        line = int(faulty.arg_max() or 0) + 2
+        raise InputError(f"{path}:{line}: {reason}; fix or remove the line")
 
 
-def _split(positives: np.ndarray, seed: int, train_fraction: float, source: Path) -> Split:
+def _split(positives: np.ndarray, seed: int, source: Path) -> Split:
     """Divides campaigns into training and test campaigns at random; positives are (C,)."""
     num_campaigns = len(positives)
-    num_train = round(train_fraction * num_campaigns)
+    num_train = round(TRAIN_FRACTION * num_campaigns)
     if not 0 < num_train < num_campaigns:
         raise InputError(
             f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to "
-            "split; lower min_likes or change train_fraction"
+            "split; lower --min-likes"
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
     in_stage1 = -(-positives // 2)
@@ -420,11 +362,11 @@ def _draw_examples(
 
 
 class _History(NamedTuple):
-    """The training campaigns without the held-out ones, and which of them each user liked.
+    """The training campaigns without the held-out ones, and which of them each user (dis)liked.
 
     Attributes:
       campaigns: (H,) indices of these campaigns, ascending.
-      liked: (U, H) bool.
+      liked: (U, H) bool; in a history of dislikes, the disliked ones.
       order: (U, H) positions in ``campaigns``: first those that the user liked, in random order,
         then the others.
     """
@@ -434,72 +376,90 @@ class _History(NamedTuple):
     order: np.ndarray
 
 
-def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int) -> _History:
+def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int, stream: int) -> _History:
     """(U, C) bool, whether each user liked each campaign -> the users' histories."""
     liked = liked[:, train]
-    draw = np.random.default_rng([seed, _HISTORY]).random(liked.shape, np.float32)
+    draw = np.random.default_rng([seed, stream]).random(liked.shape, np.float32)
     order = np.argsort(np.where(liked, draw, 2), axis=1).astype(np.int32)
     return _History(train, liked, order)
 
 
 class _Views(NamedTuple):
-    """Users with one movie left out of their history.
+    """Users with one movie left out of each history.
 
     Attributes:
       user: (V,) MovieLens user.
-      left_out: (V,) place in `_History.order` of the movie left out; 0 if the user liked none.
+      left_out: per history, (V,) place in `_History.order` of the movie left out; 0 if the history
+        is empty.
     """
 
     user: np.ndarray
-    left_out: np.ndarray
+    left_out: Sequence[np.ndarray]
 
 
 def _draw_views(
-    stage1: Examples, history: _History, campaign_ids: np.ndarray, seed: int
+    stage1: Examples, histories: Sequence[_History], campaign_ids: np.ndarray, seed: int
 ) -> tuple[Examples, _Views]:
     """Gives each example of a campaign that is in histories its own view.
 
-    A seed's view leaves out the campaign; a non-seed's view leaves out a random liked movie.
+    A seed's view leaves the campaign out of the likes, and a random movie out of the dislikes, if
+    there are any; a non-seed's view the other way round.
+
+    Args:
+      stage1: its users are MovieLens users.
+      histories: the likes; and the dislikes, if they are features.
+      campaign_ids: (C,).
+      seed: random seed.
 
     Returns:
       Stage 1 over views, and the views. The first U views, one per user, serve all other campaigns.
     """
-    count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
-
-    def draw(*stream: int) -> np.ndarray:
-        """(U,) place of a random liked movie of each user."""
-        uniform = np.random.default_rng([seed, _LEFT_OUT, *stream]).random(len(count))
-        return np.floor(uniform * count).astype(np.int32)
-
-    users, left_out = [np.arange(len(count))], [draw()]
-    view, first = stage1.user.copy(), len(count)
-    for position, campaign in enumerate(history.campaigns):
+    num_users, campaigns = len(histories[0].liked), histories[0].campaigns
+    view, first, users = stage1.user.copy(), num_users, [np.arange(num_users)]
+    for campaign in campaigns:
         of = stage1.of(campaign)
-        user, seed_here = stage1.user[of], stage1.label[of] == 1
-        at_random = draw(*campaign_ids[campaign])
-        users.append(user)
-        left_out.append(np.where(seed_here, place[user, position], at_random[user]))
-        view[of] = first + np.arange(len(user))
-        first += len(user)
-    return replace(stage1, user=view), _Views(np.concatenate(users), np.concatenate(left_out))
+        users.append(stage1.user[of])
+        view[of] = first + np.arange(len(users[-1]))
+        first += len(users[-1])
+    labels = [stage1.label[stage1.of(campaign)] for campaign in campaigns]
+    streams = _LEFT_OUT, _DISLIKED_LEFT_OUT
+    left_out = list[np.ndarray]()
+    for history, stream, label in zip(histories, streams, (1, 0), strict=False):
+        count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
+        parts = [_draw_place(count, seed, stream)]
+        for position, campaign in enumerate(campaigns):
+            at_random = _draw_place(count, seed, stream, *campaign_ids[campaign])
+            user, own = users[1 + position], labels[position] == label
+            parts.append(np.where(own, place[user, position], at_random[user]))
+        left_out.append(np.concatenate(parts))
+    return replace(stage1, user=view), _Views(np.concatenate(users), left_out)
+
+
+def _draw_place(count: np.ndarray, seed: int, *stream: int) -> np.ndarray:
+    """(U,) numbers of movies in a history -> (U,) place of a random one."""
+    uniform = np.random.default_rng([seed, *stream]).random(len(count))
+    return np.floor(uniform * count).astype(np.int32)
 
 
 def _features(
+    schema: Schema,
     users: pl.DataFrame,
     items: pl.DataFrame,
     genres: list[list[str]],
-    history: _History,
+    histories: Sequence[_History],
     views: _Views,
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """The vocabulary, and the table rows of views (V, S) and of campaigns (C, N).
 
     Args:
+      schema: `SCHEMA`, or `BOTH`.
       users: table of U users.
       items: table of the C campaigns' movies.
       genres: C lists, the genres of these movies.
-      history: the users' histories.
+      histories: the likes; and the dislikes, if the schema has them.
       views: the Dataset's users.
     """
+    history = histories[0]
     own_genres = [genres[campaign] for campaign in history.campaigns]
     genre = np.array(sorted({name for names in own_genres for name in names}), str)
     one_valued = {
@@ -514,12 +474,13 @@ def _features(
     known = {name: np.unique(np.append(raw, "")) for name, raw in one_valued.items()}  # "": missing
     known["liked_genres"] = genre
     known["liked_movies"] = items["item_id"].to_numpy()[history.campaigns].astype(str)
-    vocabulary = Vocabulary(tuple(known[field.name] for field in SCHEMA.fields))
+    known["disliked_movies"] = known["liked_movies"]
+    vocabulary = Vocabulary(tuple(known[field.name] for field in schema.fields))
 
-    *of_user, in_genres, in_movies = range(len(SCHEMA.user))
-    of_campaign = range(len(SCHEMA.user), len(SCHEMA.fields))
+    *of_user, in_genres = range(len(schema.user) - len(histories))
+    of_campaign = range(len(schema.user), len(schema.fields))
     user_values, campaign_rows = (
-        np.stack([vocabulary.encode(i, one_valued[SCHEMA.fields[i].name]) for i in fields], axis=1)
+        np.stack([vocabulary.encode(i, one_valued[schema.fields[i].name]) for i in fields], axis=1)
         for fields in (of_user, of_campaign)
     )
 
@@ -529,21 +490,19 @@ def _features(
 
     has_genre = np.array([np.isin(genre, names) for names in own_genres], np.int32)  # (H, G)
     genre_likes = history.liked.astype(np.int32) @ has_genre  # (U, G)
-    user_rows = np.empty((len(views.user), SCHEMA.num_slots), np.int32)
+    user_rows = np.empty((len(views.user), schema.num_slots), np.int32)
     for start in range(0, len(user_rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        user, left_out = views.user[block], views.left_out[block]
-        likes = genre_likes[user] - has_genre[history.order[user, left_out]]
-        liked_genres = _most_frequent(likes, SCHEMA.user[in_genres].slots)
-        liked_movies = _first_liked(history, user, left_out, SCHEMA.user[in_movies].slots)
-        user_rows[block] = np.concatenate(
-            [
-                user_values[user],
-                list_rows(in_genres, liked_genres),
-                list_rows(in_movies, liked_movies),
-            ],
-            axis=1,
-        )
+        user, left_out = views.user[block], [own[block] for own in views.left_out]
+        likes = genre_likes[user] - has_genre[history.order[user, left_out[0]]]
+        liked_genres = _most_frequent(likes, schema.user[in_genres].slots)
+        parts = [user_values[user], list_rows(in_genres, liked_genres)]
+        for field, own, left in zip(
+            range(in_genres + 1, len(schema.user)), histories, left_out, strict=True
+        ):
+            movies = _first_liked(own, user, left, schema.user[field].slots)
+            parts.append(list_rows(field, movies))
+        user_rows[block] = np.concatenate(parts, axis=1)
     return vocabulary, user_rows, campaign_rows
 
 

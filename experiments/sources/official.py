@@ -7,34 +7,31 @@ checked after loading.
 Each line of a frame is an example with the features of its user, but without a user id. Feature ids
 are already encoded.
 
-Axes: n lines of a frame, U users, S slots of a user, C campaigns, N campaign fields, E examples.
+Axes: n lines of a frame, S slots of a user, M user fields, N campaign fields, C campaigns,
+E examples.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.sources.tencent import MAX_ID, MAX_IDS
+from experiments.sources.splits import OFFICIAL_THRESHOLD
 from metaheac_jax.data.batches import generator
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.examples import Examples, group_by_campaign
-from metaheac_jax.data.splits import OFFICIAL_THRESHOLD, Split
+from metaheac_jax.data.campaign import Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.data.storage import check_target, open_dataset, write_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import check_regular
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
 FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small seed sets
+FILES = [(stage, frame) for stage in ("stage1", "stage2") for frame in FRAMES]
+MAX_ID = 10**8 - 1  # largest id of a feature
 
 
 def is_source(folder: Path) -> bool:
@@ -57,44 +54,55 @@ def prepare(
     field range from 0 to the largest id in the files, so ids and table sizes equal those of the
     authors. ``Split.small`` is true for the campaigns of the test_cold files and false for others.
 
-    Reading holds one whole file in memory, with a Python object per list.
-
     Args:
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the columns to use.
-      progress: receives the bytes done of each file, then those of the checksums.
+      progress: receives the number of files read, then the bytes of the checksums.
 
     Raises:
       InputError: a file is missing, is not such a pickle, or has inconsistent content; the message
         names the file.
     """
     source, target = Path(source), check_target(target, source)
-    paths = _paths(source)
-    files = {key: _read_file(path, schema, progress) for key, path in paths.items()}
-    campaign_ids, campaign_values = _campaigns(list(files.values()))
-    split = _split(files, campaign_ids)
-    vocabulary = _vocabulary(list(files.values()))
-    user_offsets = np.repeat(
-        vocabulary.offsets[: len(schema.user)], [field.slots for field in schema.user]
-    )
+    names, files = list[tuple[str, str]](), list[_File]()
+    for number, (stage, frame) in enumerate(FILES):
+        progress("reading files", number, len(FILES))
+        path = source / f"{frame}_{stage}.pkl"
+        if path.is_file():
+            names.append((stage, frame))
+            files.append(_read_file(path, schema))
+        elif (stage, frame) != ("stage2", "train"):
+            raise InputError(f"{path}: missing; put the authors' file there")
+    whole = _File(*(np.concatenate(columns) for columns in zip(*files, strict=True)))
+    counts = [len(file.label) for file in files]
+    campaign_ids, first, campaign = np.unique(whole.aid, return_index=True, return_inverse=True)
+
+    def of_campaigns(values: np.ndarray, what: str) -> np.ndarray:
+        """(E, ...) values that all examples of a campaign must share -> (C, ...)."""
+        same = (values == values[first][campaign]).reshape(len(values), -1).all(axis=1)
+        if not same.all():
+            aid = whole.aid[np.argmin(same)]
+            raise InputError(f"{source}: campaign {aid} has different {what}; get the files again")
+        return values[first]
+
+    group = np.repeat([FRAMES.index(frame) for _, frame in names], counts)
+    group = of_campaigns(group, "kinds of files")
+    campaign_values = of_campaigns(whole.campaign, "campaign fields")
+
+    vocabulary = Vocabulary(tuple(map(np.arange, whole.sizes.max(axis=0))))
+    num_slots = [field.slots for field in schema.user]
+    user_offsets = np.repeat(np.array(vocabulary.offsets[: len(schema.user)], np.int32), num_slots)
     campaign_offsets = vocabulary.offsets[len(schema.user) :]
+    user_rows = np.where(whole.ids < 0, np.int32(vocabulary.num_rows), whole.ids + user_offsets)
+    end = sum(n for (stage, _), n in zip(names, counts, strict=True) if stage == "stage1")
 
-    user_rows = np.concatenate([file.ids for file in files.values()])
-    for rows in np.array_split(user_rows, len(user_rows) // 100_000 + 1):
-        rows[:] = np.where(rows < 0, vocabulary.num_rows, rows + user_offsets)
-
-    def examples(stage: str, first_user: int) -> Examples:
-        stage_files = [file for key, file in files.items() if key[0] == stage]
-        aid = np.concatenate([file.aid for file in stage_files])
+    def examples(of: slice) -> Examples:
+        user = np.arange(len(campaign))[of]
         return group_by_campaign(
-            np.searchsorted(campaign_ids, aid),
-            first_user + np.arange(len(aid)),
-            np.concatenate([file.label for file in stage_files]),
-            num_campaigns=len(campaign_ids),
+            campaign[of], user, whole.label[of], num_campaigns=len(campaign_ids)
         ).shuffled()
 
-    stage1 = examples("stage1", 0)
     dataset = Dataset(
         name="Tencent look-alike, the authors' files",
         schema=schema,
@@ -104,50 +112,39 @@ def prepare(
         user_rows=user_rows,
         campaign_ids=campaign_ids,
         campaign_rows=(campaign_values + campaign_offsets).astype(np.int32),
-        stage1=stage1,
-        stage2=examples("stage2", len(stage1.user)),
+        stage1=examples(slice(end)),
+        stage2=examples(slice(end, None)),
     )
     write_dataset(dataset, target, progress=progress)
+    split = Split(
+        train=np.flatnonzero(group == FRAMES.index("train")),
+        test=np.flatnonzero(group != FRAMES.index("train")),
+        small=group == FRAMES.index("test_cold"),
+        threshold=OFFICIAL_THRESHOLD,
+    )
     return open_dataset(target, verify=False), split
 
 
-def _paths(source: Path) -> dict[tuple[str, str], Path]:
-    paths = {
-        (stage, frame): source / f"{frame}_{stage}.pkl"
-        for stage in ("stage1", "stage2")
-        for frame in FRAMES
-    }
-    if not paths["stage2", "train"].exists():
-        del paths["stage2", "train"]
-    for path in paths.values():
-        if not path.is_file():
-            raise InputError(f"{path}: missing; put the authors' file there")
-    return paths
-
-
-@dataclass(frozen=True)
-class _CheckedFile:
+class _File(NamedTuple):
     """The content of one file.
 
     Attributes:
-      path: the file.
       ids: (n, S) int32 encoded ids of users; -1 in unused slots.
       label: (n,) int8, 1 for a seed, else 0.
       aid: (n,) int64 campaign ids.
-      campaigns: N encoded ids per campaign id.
-      sizes: per field, user fields first, the largest id in the file (padding included) plus 1.
+      campaign: (n, N) encoded ids of the campaigns.
+      sizes: (1, M + N) the largest id of each field in the file (padding included) plus 1.
     """
 
-    path: Path
     ids: np.ndarray
     label: np.ndarray
     aid: np.ndarray
-    campaigns: dict[int, tuple[int, ...]]
-    sizes: list[int]
+    campaign: np.ndarray
+    sizes: np.ndarray
 
 
-def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
-    frame = read_frame(path, progress=progress)
+def _read_file(path: Path, schema: Schema) -> _File:
+    frame = read_frame(path)
 
     def column(name: str, *, axes: int = 1) -> np.ndarray:
         if name not in frame:
@@ -164,9 +161,8 @@ def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
 
     def encoded(name: str, *, axes: int = 1) -> np.ndarray:
         values = column(name, axes=axes)
-        fits = (values >= 0) & (values <= MAX_ID)
-        fits = np.asarray(fits.all(axis=tuple(range(1, axes))))  # one per line
-        check(fits, name, f"an id from 0 to {MAX_ID}")
+        fits = ((values >= 0) & (values <= MAX_ID)).reshape(len(values), -1)
+        check(np.asarray(fits.all(axis=1)), name, f"an id from 0 to {MAX_ID}")
         return values
 
     label, aid = column("label"), encoded("aid")
@@ -186,79 +182,26 @@ def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
             used = np.arange(kept.shape[1]) < length[:, None]
             ids[:, start : start + kept.shape[1]] = np.where(used, kept, -1)
         sizes.append(int(values.max(initial=-1)) + 1)
-
     campaign = np.stack([encoded(field.name) for field in schema.campaign], axis=1)
     sizes += [int(values.max(initial=-1)) + 1 for values in campaign.T]
-    aids, first, inverse = np.unique(aid, return_index=True, return_inverse=True)
-    same = (campaign == campaign[first][inverse]).all(axis=1)
-    check(same, "a campaign field", "the same as in earlier rows of this aid")
-    campaigns = dict(zip(aids.tolist(), map(tuple, campaign[first].tolist()), strict=True))
-    return _CheckedFile(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
-
-
-def _vocabulary(files: list[_CheckedFile]) -> Vocabulary:
-    sizes = np.max([file.sizes for file in files], axis=0)
-    if sizes.sum() > MAX_IDS:
-        raise InputError(
-            f"{files[0].path.parent}: the largest ids add up to {sizes.sum()}, more than "
-            f"{MAX_IDS}; get the files again"
-        )
-    return Vocabulary(tuple(np.arange(size) for size in sizes))
-
-
-def _campaigns(files: list[_CheckedFile]) -> tuple[np.ndarray, np.ndarray]:
-    """Campaign ids (C,), ascending, and their encoded features (C, N), both int64."""
-    known: dict[int, tuple[int, ...]] = {}
-    for file in files:
-        for aid, ids in file.campaigns.items():
-            if known.setdefault(aid, ids) != ids:
-                raise InputError(f"{file.path}: campaign {aid} has other features in another file")
-    ordered = sorted(known)
-    if not ordered:
-        raise InputError(f"{files[0].path.parent}: no file has a row; get the files again")
-    return np.array(ordered, np.int64), np.array([known[aid] for aid in ordered], np.int64)
-
-
-def _split(files: dict[tuple[str, str], _CheckedFile], campaign_ids: np.ndarray) -> Split:
-    group: dict[int, str] = {}
-    for (_, frame), file in files.items():
-        for aid in file.campaigns:
-            if group.setdefault(aid, frame) != frame:
-                raise InputError(f"{file.path}: campaign {aid} is also in a {group[aid]} file")
-    names = np.array([group[aid] for aid in campaign_ids.tolist()])
-    return Split(
-        train=np.flatnonzero(names == "train"),
-        test=np.flatnonzero(names != "train"),
-        small=names == "test_cold",
-        threshold=OFFICIAL_THRESHOLD,
-    )
+    return _File(ids, (label == 1).astype(np.int8), aid, campaign, np.array([sizes]))
 
 
 # The pickle ------------------------------------------------------------------------------------
 
 
-def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarray]:
+def read_frame(path: Path) -> dict[str, np.ndarray]:
     """The columns of one of the authors' pickled data frames, by name.
 
     A column of numbers is (n,). A column of lists, which must have equal lengths, is (n, length).
-    Nothing that the file names is imported or called, so a malicious file is harmless. Reading may
-    take 2 GiB of memory plus 50 times the size of the file, since a pickle of a few bytes can ask
-    for any amount.
+    Nothing that the file names is imported or called, so a malicious file is harmless.
 
     Raises:
-      InputError: the file cannot be read, is not such a pickle, or takes too much memory.
+      InputError: the file cannot be read, or is not such a pickle.
     """
-    path = Path(path)
-    check_regular(path)
-    size = path.stat().st_size if path.is_file() else 0
-    limit = (2 << 30) + 50 * size
     try:
-        with memory_limit(limit), path.open("rb") as file:
-            return _columns(_Unpickler(_Watched(file, path, progress)).load())
-    except MemoryError:
-        raise InputError(
-            f"{path}: takes more than {limit / 2**30:.3g} GiB of memory to read; get the file again"
-        ) from None
+        with path.open("rb") as file:
+            return _columns(_Unpickler(file).load())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a hostile file can raise anything
@@ -266,26 +209,6 @@ def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarr
         raise InputError(
             f"{path}: not a data frame pickled by the authors ({reason}); get the file again"
         ) from error
-
-
-@contextmanager
-def memory_limit(size: int) -> Iterator[None]:
-    """Limits the process to ``size`` more bytes; an allocation beyond raises MemoryError.
-
-    The limit holds for all threads. On a system without ``/proc/self/statm`` nothing is limited.
-    """
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        yield
-        return
-    most = taken + size if before[0] == resource.RLIM_INFINITY else min(before[0], taken + size)
-    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class _Record:
@@ -328,24 +251,6 @@ class _Unpickler(pickle.Unpickler):
             return _ADMITTED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused") from None
-
-
-class _Watched:
-    """A file that reports how many bytes have been read."""
-
-    def __init__(self, file: BinaryIO, path: Path, progress: Progress) -> None:
-        self._file, self._path, self._progress = file, path, progress
-        self._total = path.stat().st_size
-
-    def read(self, size: int) -> bytes:
-        """Reads bytes and reports the progress."""
-        data = self._file.read(size)
-        self._progress(self._path.name, self._file.tell(), self._total)
-        return data
-
-    def readline(self) -> bytes:
-        """Reads a line."""
-        return self._file.readline()
 
 
 def _columns(frame: Any) -> dict[str, np.ndarray]:

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from metaheac_jax.data import from_tables, simulation
-from metaheac_jax.data.columns import Column
+from metaheac_jax.data.columns import Column, TableSchema
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.schema_file import TableSchema
 from metaheac_jax.data.simulation import FORMAT as WORLD_FORMAT
-from metaheac_jax.data.simulation import RECIPE, TENCENT_WORLD, WECHAT_WORLD, Shape
+from metaheac_jax.data.simulation import RECIPE, TENCENT_WORLD, Shape
 from metaheac_jax.data.storage import FORMAT, open_dataset
-from metaheac_jax.files import make_once
+from metaheac_jax.errors import Busy
+from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema
-
-#: Worlds by name: one as the Tencent data, and one with the counts of the paper's WeChat data.
-SHAPES = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +57,34 @@ class World:
         simulation.write_world(folder, **vars(self), progress=progress)
 
 
+def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:
+    """Makes a file or folder of a cache if it is missing, or waits while another process makes it.
+
+    Args:
+      target: the file or folder.
+      make: writes it.
+      progress: called while another process makes it.
+    """
+    while not target.exists():
+        try:
+            with locked(target):
+                if not target.exists():
+                    make()
+        except Busy:
+            progress(f"wait for another process, which is writing {target.name}", 0, 1)
+            time.sleep(0.5)
+
+
 def prepare(
     folder: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
-) -> None:
-    """Turns the tables of a world into a dataset on disk."""
+) -> Dataset:
+    """Turns tables with the columns of a schema into a dataset on disk."""
     user, campaign = (
         tuple(Column(own.name, own.slots) for own in side)
         for side in (schema.user, schema.campaign)
     )
-    from_tables.prepare(folder, target, schema=TableSchema(user, campaign), progress=progress)
+    table_schema = TableSchema(user, campaign)
+    return from_tables.prepare(folder, target, schema=table_schema, progress=progress)
 
 
 def open_world(

@@ -13,8 +13,7 @@ from experiments.comparison.methods import method_names
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import OFFICIAL, PAPER, Run, Trained, configured, solved_heads
 from metaheac_jax.methods.offline import campaign_sampler, untrained
-from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP, MetaHeac
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
@@ -126,7 +125,7 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
     assert (rates != 0).all()
 
 
-@pytest.mark.parametrize("name", ["adapt-heads", "learned-rates", "seeds-step"])
+@pytest.mark.parametrize("name", ["adapt-heads", "learned-rates"])
 def test_methods_train_and_are_customised(name):
     data = dataset(users=300, campaigns=6, per_campaign=40)
     general = mh.fit(data, configured(name, CONFIG), campaigns=np.arange(5), seed=0)
@@ -155,9 +154,7 @@ def test_an_inner_step_on_heads_leaves_experts_and_table(run):
 
 
 def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
-    step, program = (configured(name, PAPER).config for name in ("seeds-step", "program-step"))
-    assert (step["inner_learning_rate"], step["reduction"]) == (0.001, "sum")
-    assert "inner_learning_rate" not in configured("seeds").config
+    program = configured("program-step", PAPER).config
     assert program["reduction"] == "mean"
     assert program["inner_learning_rate"] == OFFICIAL.inner_learning_rate
     asked = []

@@ -1,6 +1,7 @@
 """Simulated weeks: buckets, days, feedback, lifts, and the command."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,18 +11,16 @@ from toy import dataset
 from experiments.live_week.__main__ import Options, main
 from experiments.live_week.lifts import MEASURES, lift_table, mean_lifts, week_lifts
 from experiments.live_week.week import (
-    APPLICATIONS,
     Week,
-    daily_activity,
     run_arm,
     split_candidates,
-    world_shape,
 )
 from experiments.sources.simulated import open_world
-from metaheac_jax.data.simulation import PERSONA, TENCENT_WORLD, read_truth
-from metaheac_jax.data.splits import paper_split
+from experiments.sources.splits import paper_split
+from metaheac_jax.data.simulation import read_truth
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, LogisticRegression, Trained
+from metaheac_jax.model import FunctionScorer
 from metaheac_jax.progress import silent
 
 WEEK = Week(
@@ -55,7 +54,7 @@ class Seen(LogisticRegression):
 
     def customise(self, run, state, campaigns):
         self.customised += campaigns
-        return [lambda users, own=own: self.score(own, users) for own in campaigns]
+        return [FunctionScorer(partial(self.score, own)) for own in campaigns]
 
 
 def arm(seen, cache, tmp_path, monkeypatch, bucket=0):
@@ -87,15 +86,6 @@ def test_buckets_are_equal_disjoint_and_of_candidates_only():
     # At random, for each campaign by itself: two campaigns' halves share half of their users.
     shared = [len(np.intersect1d(first[0], other)) / len(other) for other in first[1:]]
     assert np.mean(shared) == pytest.approx(0.5, abs=0.03)
-
-
-def test_applications_differ_in_their_rates_and_seeds():
-    shapes = [world_shape(name, TENCENT_WORLD.campaigns) for name in APPLICATIONS]
-    rates = [shape.rate_mean / TENCENT_WORLD.rate_mean for shape in shapes]
-    assert rates == pytest.approx(list(APPLICATIONS.values()))
-    assert {shape.advertisers for shape in shapes} == {TENCENT_WORLD.advertisers}
-    traits = np.zeros((1, len(PERSONA)))
-    assert daily_activity(traits) == pytest.approx(1 / (1 + np.exp(0.45)))
 
 
 @pytest.mark.slow

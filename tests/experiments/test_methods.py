@@ -32,8 +32,8 @@ def test_groups_stand_for_their_methods():
     assert names_of(["lr", "adapting", "lr"]) == ("lr", *adapting)
     assert method_names() == list(METHODS)
     assert set(names_of(["all"])) | set(adapting) == set(METHODS)
-    assert "seeds-step" not in names_of(["all"])
-    with pytest.raises(InputError, match=r"--methods: unknown 'xgboost'; choose from lr, "):
+    assert "adapt-heads" not in names_of(["all"])
+    with pytest.raises(InputError, match=r"--methods: unknown 'xgboost'; choose from .*lr, "):
         names_of(["all", "xgboost"])
 
 
@@ -69,9 +69,9 @@ def test_a_method_takes_what_was_chosen_for_the_one_that_it_differs_from(chosen)
     # Decay would draw learned rates' logarithms to zero, so it is no setting of theirs to choose.
     for name in ("learned-rates", "learned-rates-5"):
         assert (config_of(name).table_scale, config_of(name).weight_decay) == (0.2, 0.0)
-    chosen(seed_aware={"table_scale": 0.3})
-    assert config_of("mlp-seeds").table_scale == 0.3
-    assert config_of("solved-head") == configured("solved-head").config
+    chosen(solved_head={"table_scale": 0.3})
+    assert config_of("solved-constant").table_scale == 0.3
+    assert config_of("metaheac") == configured("metaheac").config
 
 
 def test_values_reach_the_member_of_an_ensemble_that_tunes_them(chosen):

@@ -13,7 +13,6 @@ from experiments.comparison.methods import method_names
 from experiments.comparison.results import Measured
 from experiments.comparison.significance import (
     PAIRED,
-    PRIMARY,
     Difference,
     describe_test,
     difference,
@@ -21,7 +20,6 @@ from experiments.comparison.significance import (
     holm,
     over_campaigns,
     over_runs,
-    pairs,
     primary_claims,
 )
 
@@ -186,7 +184,7 @@ def test_a_primary_claim_needs_all_of_its_rivals():
     [claim] = primary_claims(of_means(metaheac=ROW, lr=np.add(ROW, 0.2), **RIVALS))
     assert claim.method == "metaheac"
     assert claim.difference == over_runs(ROW, WORSE)
-    # The correction is for all primary claims, also for the three of methods that were not run.
+    # The correction is for all primary claims, also for those of methods that were not run.
     assert claim.p_holm == min(1.0, 4 * claim.p)
     for missing in RIVALS:
         without = {name: row for name, row in RIVALS.items() if name != missing}
@@ -216,23 +214,9 @@ def test_an_overlap_reaches_claims_and_pairs():
         assert found(corrected)[0].difference.error > found(plain)[0].difference.error
 
 
-def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
-    """The ensemble's rivals include both of its trained members."""
-    controls = ("alpha-0", "without-meta", "mlp-pretraining")
-    lengths = tuple(f"{name}-lengths" for name in ("metaheac", *controls))
-    assert {
-        "metaheac": controls,
-        "seed-aware": lengths,
-        "solved-head": lengths,
-        "ensemble": (*lengths, "solved-head"),
-    } == PRIMARY
-    assert set(PAIRED) <= set(method_names())
-    assert set(PAIRED) == {*PRIMARY, *controls, *lengths, "alpha-0-seeds", "mlp-seeds"}
-
-
 def test_every_pair_is_tested_once():
     rng = np.random.default_rng(3)
-    names = ("lr", "alpha_0", "without_meta", "mlp_pretraining", "metaheac", "seed_aware")
+    names = ("lr", "alpha_0", "without_meta", "mlp_pretraining", "metaheac", "ensemble")
     rows = dict(zip(names, rng.random((6, 3)), strict=True))
     found = every_pair(of_means(**rows))
     small = [pair for pair in found if pair.group == "small"]
@@ -242,17 +226,10 @@ def test_every_pair_is_tested_once():
     assert pair.first == "metaheac"  # so that a gain has a plus
     assert pair.difference == over_runs(rows["metaheac"], rows["alpha_0"])
     assert [p.p_holm for p in found] == holm([p.difference.p for p in found])
+    assert set(PAIRED) <= set(method_names())
     # Nothing is known of large seed sets.
     large = [pair for pair in found if pair.group == "large"]
     assert all(np.isnan(p.difference.mean) and p.p_holm is None for p in large)
-
-
-def test_pairs_in_another_measure():
-    rows = {"lr": (0.6, 0.62, 0.7), "prior": (0.5, 0.54, 0.55)}
-    small, _ = pairs(of_means(**rows), [("lr", "prior")], "precision")
-    expected = over_runs(np.divide(rows["lr"], 2), np.divide(rows["prior"], 2))
-    assert small.difference.mean == pytest.approx(expected.mean)
-    assert small.difference.p == pytest.approx(expected.p)
 
 
 def test_a_world_without_large_sets_does_not_count_as_a_run():

@@ -5,19 +5,14 @@ import json
 import re
 
 import commands
-import numpy as np
 import pytest
-import toy
 from commands import contents, interrupted, refuses, succeeds, tiny_settings
 from tencent_world import (
-    ADS,
     AIDS,
-    CAMPAIGNS,
     TEST,
     TRAIN,
     TRUTH,
     UNJUDGED,
-    USER_FILE,
     with_line,
     world,
     write,
@@ -27,7 +22,6 @@ from experiments import tencent
 from experiments.comparison import report, runs
 from experiments.comparison.results import load
 from experiments.sources import tencent as competition
-from metaheac_jax.data.simulation import WECHAT_WORLD
 
 COMMAND = commands.module(tencent)
 FILES = world()
@@ -66,17 +60,6 @@ def test_a_run_leaves_its_report_and_every_digit(finished):
         assert f"campaign {aid} could not be judged: {why}" in text
     result = json.loads((out / "seed-0" / "methods" / "lr.json").read_text())
     assert [round(c["auc"], 6) for c in result["campaigns"]] == of.methods["lr"]["runs"][0]["auc"]
-
-
-@pytest.mark.slow
-def test_a_network_is_trained_and_judged_before_and_after(finished, tmp_path):
-    options, _ = finished
-    succeeds(COMMAND, *options, "--out", tmp_path / "out", "--methods", "mlp-pretraining")
-    result = load(tmp_path / "out" / report.RESULTS).methods["mlp-pretraining"]["runs"][0]
-    assert result["auc"] != result["auc_before"]
-    assert result["offline"]["steps"] > 0
-    log = (tmp_path / "out" / "seed-0" / "log.jsonl").read_text()
-    assert {json.loads(line)["name"] for line in log.splitlines()} == {"MLP+pre-training"}
 
 
 def test_runs_follow_each_other_and_resume(finished, tmp_path, monkeypatch, capsys):
@@ -136,39 +119,13 @@ def test_without_options_the_world_is_small_and_says_so(tmp_path, monkeypatch, c
     assert (opened[1].users, opened[1].min_pool_examples, built[1]) == (400_000, 1500, {})
     assert "docs/results.md" not in capsys.readouterr().out
     assert "| LR [paper] | 0.5942 |" in (tmp_path / "out" / "report.md").read_text()
-    succeeds(COMMAND, *options, "--world", "wechat", "--users", 180_000, "--seed", 2)
-    assert (opened[2].shape, opened[2].seed) == (WECHAT_WORLD, 2)
-    of = load(tmp_path / "out" / report.RESULTS)
-    assert of.independent_runs
-    assert of.about["train_campaigns"] == 8  # 58 of 90 are 7.7 of 12
-    assert "| LR [paper] | 0.5654 |" in (tmp_path / "out" / "report.md").read_text()
+    assert load(tmp_path / "out" / report.RESULTS).independent_runs
 
 
-def test_t_is_the_papers_where_the_world_is_no_smaller():
-    data = toy.dataset(users=30, campaigns=90, per_campaign=20, pool=20)
-    stage = type("Many", (), {"positives": np.full(90, 4000)})()
-    split = tencent.wechat_split(dataclasses.replace(data, stage1=stage), 0)
-    assert (split.threshold, len(split.train), len(split.test)) == (10_000, 58, 32)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({USER_FILE: None}, (USER_FILE,)),
-        (
-            {ADS: FILES[ADS][: FILES[ADS].rindex(",")]},
-            (ADS, f"line {1 + CAMPAIGNS}"),
-        ),
-        (
-            {TRUTH: with_line(FILES[TRUTH], 2, f"{AIDS[0]},1004,3")},
-            (TRUTH, "line 2", "expected label 1 or -1"),
-        ),
-    ],
-)
-def test_bad_files_leave_nothing(tmp_path, capsys, changes, words):
-    source = write(tmp_path / "data", **changes)
+def test_bad_files_leave_nothing(tmp_path, capsys):
+    source = write(tmp_path / "data", **{TRUTH: with_line(FILES[TRUTH], 2, f"{AIDS[0]},1004,3")})
     options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "out")
-    refuses(capsys, COMMAND, *options, words=words)
+    refuses(capsys, COMMAND, *options, words=(TRUTH, "line 2", "expected label 1 or -1"))
     assert contents(tmp_path / "cache") == contents(tmp_path / "out") == set()
 
 
@@ -191,11 +148,9 @@ def test_a_bad_campaign_leaves_an_older_run_alone(finished, tmp_path, capsys):
         (("--seed", -1), ("--seed", "0 or more")),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
         (("--users", 369_999), ("--users", "or more")),
-        (("--users", 9, "--world", "wechat"), ("--users", "or more")),
         (("--data-dir", ".", "--users", 400_000), ("--data-dir: ", "omit --users")),
         (("--data-dir", ".", "--runs", 2, "--split", "official"), ("--runs: these files have",)),
         (("--data-dir", ".", "--runs", 2, "--preset", "official"), ("--runs: these files have",)),
-        (("--world", "wechat", "--split", "official"), ("--world wechat: ", "its own split")),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,14 +3,19 @@
 import pytest
 from method_contract import MethodContract
 
-import experiments.baselines  # noqa: F401  registers them
+from experiments.baselines.averages import Average
 from metaheac_jax.methods import METHODS, configured
 
 #: They run in ``methods/test_contract.py``.
 LIBRARY = (
-    *("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac", "solved-head", "ensemble"),
+    *("lr", "mlp-pretraining", "without-meta", "metaheac", "solved-head", "ensemble"),
+    *("learned-prior", "tower-prior"),
 )
-NAMES = [name for name in METHODS if name not in LIBRARY and not name.endswith("-lengths")]
+NAMES = [
+    name
+    for name, kind in METHODS.items()
+    if name not in LIBRARY and not name.endswith("-lengths") and not issubclass(kind, Average)
+]
 
 
 @pytest.fixture(scope="class", params=NAMES)
@@ -32,3 +37,11 @@ def test_every_method_has_its_name_and_a_label_of_its_own():
     assert all(configured(name).name == name for name in METHODS)
     own = [name for name, kind in METHODS.items() if "test_" not in kind.__module__]
     assert len({configured(name).label for name in own}) == len(own) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "critics"), [("metaheac", 8, 5), ("without-hc", 8, 1), ("without-he", 1, 5)]
+)
+def test_an_ablation_has_its_experts_and_critics(name, experts, critics):
+    network = configured(name).network
+    assert (network.num_experts, network.num_critics) == (experts, critics)

@@ -1,14 +1,12 @@
 """Pickles that are no data frame of the authors, most of them malicious: nothing runs."""
 
 import pickle
-import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from authors_pickles import (
-    LARGE_MEMO,
     NDARRAY,
     RECONSTRUCT,
     Make,
@@ -49,29 +47,16 @@ def attacks() -> dict[str, bytes]:
 
     return {
         "os.system": pickle.dumps(Shell(MARK)),
-        "os.system, protocol 0": pickle.dumps(Shell(MARK), protocol=0),
-        "posix.system": call("posix", "system", MARK),
         "builtins.eval": call("builtins", "eval", EVAL),
-        "builtins.exec": call("builtins", "exec", EVAL),
-        "__builtin__.eval, the name of Python 2": call("__builtin__", "eval", EVAL),
-        "subprocess": call("subprocess", "call", ["touch", "executed"]),
         "numpy, not admitted": call("numpy", "load", "executed", None, True),
-        "numpy.f2py": call("numpy.f2py.diagnose", "run_command", MARK),
-        "numpy.core.multiarray": call("numpy.core.multiarray", "fromfile", "x"),
-        "pandas.eval": call("pandas", "eval", EVAL),
         "dotted name below an admitted one": dump(
             Make(Name("numpy", "ndarray.__subclasses__"), ())
         ),
-        "dotted name through slice": dump(Make(Name("builtins", "slice.__class__"), ("x", (), {}))),
-        "getattr": call("builtins", "getattr", NDARRAY, "tofile"),
         "INST opcode": b"(S'touch executed'\nios\nsystem\n.",
         "OBJ opcode": b"(cos\nsystem\nS'touch executed'\no.",
         "EXT opcode": b"\x80\x02\x82\x01.",
         "persistent id": b"Pexecuted\n.",
         "NEWOBJ": dump(Make(Name("os", "system"), (MARK,), new=True)),
-        "inside the arguments of an admitted name": dump(
-            Make(frame_class, (Make(Name("os", "system"), (MARK,)),))
-        ),
         "as the state of an admitted name": dump(
             Make(frame_class, (), Make(Name("os", "system"), (MARK,)), new=True)
         ),
@@ -81,12 +66,6 @@ def attacks() -> dict[str, bytes]:
         "BUILD of class attributes": dump(function)[:-1]
         + opcodes((None, {"__setstate__": NDARRAY}))
         + b"b.",
-        "BUILD on the class, then use": b"\x80\x02"
-        + opcodes(frame_class)
-        + opcodes((None, {"__setstate__": 1}))
-        + b"b0"
-        + opcodes(frame({"age": [1]}))
-        + b".",
         "an admitted name called": dump(Make(Make(function, (NDARRAY, (0,), b"b")), (EVAL,))),
         "ndarray of objects over raw bytes": dump(
             Make(frame_class, (), {"_mgr": Make(NDARRAY, ((1,), "O", b"\1" * 8))}, new=True)
@@ -116,11 +95,8 @@ def test_the_attacks_would_work_on_a_plain_unpickler(tmp_path, monkeypatch):
     "values",
     [
         Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 1), dtype("O8", "|"), False, b"\1" * 8)),
-        Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 2), dtype("i8", "<"), False, b"\1" * 8)),
         Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 10**15), dtype("i8", "<"), False, b"")),
         Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 1), dtype("V8", "|"), False, b"\1" * 8)),
-        Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 1), dtype("i8", "O"), False, b"\1" * 8)),
-        Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1, 1), NDARRAY, False, b"\1" * 8)),
         Make(RECONSTRUCT, (NDARRAY, (0,), b"b")),
         [[1]],
     ],
@@ -148,13 +124,3 @@ def test_lists_must_have_one_type(tmp_path):
     path.write_bytes(dump(frame({"age": [1]}, blocks=blocks)))
     with pytest.raises(InputError, match="lists of different types"):
         read_frame(path)
-
-
-def test_a_few_bytes_that_take_gigabytes_are_refused(tmp_path):
-    path = tmp_path / "train_stage1.pkl"
-    path.write_bytes(LARGE_MEMO)
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(InputError, match=r"takes more than 2 GiB of memory to read") as caught:
-        read_frame(path)
-    assert "\n" not in str(caught.value)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
