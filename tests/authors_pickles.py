@@ -54,8 +54,6 @@ def dump(x: Any) -> bytes:
 RECONSTRUCT = Name("numpy.core.multiarray", "_reconstruct")
 NDARRAY = Name("numpy", "ndarray")
 INDEX = Name("pandas.core.indexes.base", "Index")
-#: A place in the unpickler's memo that takes gigabytes.
-LARGE_MEMO = b"\x80\x02K\x01r\xff\xff\xff\x1f."
 
 
 def dtype(code: str, order: str) -> Make:

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.data.examples import group_by_campaign
-from metaheac_jax.data.splits import Split
+from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.dataset import Split
 
 
 def split_of(test, small, campaigns=5):

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from metaheac_jax.networks.base import sigmoid_output
+from metaheac_jax.networks import sigmoid_output
 from metaheac_jax.table.pooling import UserFields
 
 

@@ -19,7 +19,7 @@ from metaheac_jax.methods import configured, fit
 from metaheac_jax.processes import from_each, is_first, join_job
 from metaheac_jax.training import sharding
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import train
+from metaheac_jax.training.loop import Saving, Training, train
 from metaheac_jax.training.sharding import device_mesh
 
 
@@ -39,13 +39,9 @@ def training(folder):
         drawn, draw_noted = one.noted(draw)
         path = folder / "checkpoints"
         with Checkpoints(path, place) as checkpoints:
-            state, _ = train(
-                step,
-                step.init(*jax.tree.map(np.copy, one.weights())),
-                draw_noted,
-                num_steps=steps,
-                checkpoints=checkpoints,
-            )
+            start = step.init(*jax.tree.map(np.copy, one.weights()))
+            training = Training(step, start, draw_noted, num_steps=steps)
+            state, _ = train(training, [Saving(training, checkpoints)])
         first.append(min(drawn))
     state = place.fetch(state)
     expected = one.trained(one.one_device())[0] if is_first() else state

@@ -3,8 +3,7 @@
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.columns import Column
-from metaheac_jax.data.schema_file import TableSchema
+from metaheac_jax.data.columns import Column, TableSchema
 
 SCHEMA = TableSchema(
     user=(Column("city"), Column("income", buckets=4), Column("likes", slots=3, separator=";")),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import toy
 
-from metaheac_jax.data.splits import paper_split
+from experiments.sources.splits import paper_split
 from metaheac_jax.schema import TENCENT
 
 CAMPAIGNS, USERS, SEEN, POOL = 12, 300, 80, 40

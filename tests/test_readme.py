@@ -82,7 +82,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_method_of_contributing():
-    [code] = blocks("CONTRIBUTING.md", "python")
+    code, _ = blocks("CONTRIBUTING.md", "python")  # and a test of it
     data, names = dataset(), {}
     try:
         exec(code, names)

@@ -3,20 +3,23 @@
 import ast
 import builtins
 import graphlib
+import inspect
 import re
 from collections import defaultdict
 from pathlib import Path
+
+import metaheac_jax
+import metaheac_jax.meta
+import metaheac_jax.methods
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "metaheac_jax"
 #: Each part imports only parts that stand before it.
 LAYERS = (
-    *("errors", "progress", "backend", "processes", "threads", "files", "sealed"),
-    *("environment", "ranking", "schema", "table", "data", "networks", "model", "training"),
-    *("meta", "customising", "methods", "audience", "__init__", "cli", "__main__"),
+    *("errors", "progress", "backend", "processes", "files", "sealed"),
+    *("ranking", "schema", "table", "data", "networks", "model", "training"),
+    *("meta", "customising", "engines", "methods", "audience", "__init__", "cli", "__main__"),
 )
-#: Every command has options and a main, every kind of folder a manifest.
-CONTRACTS = {"Options", "main", "FORMAT", "MANIFEST"}
 
 
 def modules():
@@ -80,31 +83,6 @@ def test_the_library_does_not_import_experiments():
         assert "from experiments" not in path.read_text()
 
 
-def public_names(tree):
-    """Functions, classes and capitalised variables of a module, without type variables."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names = [node.name]
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found = [name for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)]
-            value = node.value
-            is_type = isinstance(value, ast.Call) and getattr(value.func, "id", "") == "TypeVar"
-            names = [name.id for name in found if name.id[0].isupper() and not is_type]
-        else:
-            continue
-        yield from (name for name in names if not name.startswith("_"))
-
-
-def test_no_two_public_things_share_a_name():
-    places = defaultdict(list)
-    for module, tree in modules().items():
-        for name in set(public_names(tree)):  # overloads have one
-            places[name].append(module)
-    shared = {name: where for name, where in places.items() if len(where) > 1}
-    assert set(shared) <= CONTRACTS, shared
-
-
 def test_where_a_field_lies_is_known_in_one_package():
     """`user_slots` and `small_fields` occur in table/ alone."""
     for folder in ("src", "experiments"):
@@ -140,3 +118,19 @@ def test_references_in_docstrings_lead_somewhere():
                 inside = [own for own in found if own.split(".")[0] not in outside]
                 unknown = [own for own in inside if not {*own.split(".")} <= names]
                 assert not unknown, (module, unknown)
+
+
+def test_public_docstrings_begin_with_a_verb():
+    """Those of the functions and methods behind the names of the doors."""
+    first = dict[str, str]()
+    for door in (metaheac_jax, metaheac_jax.meta, metaheac_jax.methods):
+        for name in door.__all__:
+            public = getattr(door, name)
+            own = vars(public).items() if inspect.isclass(public) else [(name, public)]
+            for inner, function in own:
+                function = getattr(function, "__func__", function)
+                its_own = inspect.isfunction(function) and "metaheac" in function.__module__
+                if its_own and not inner.startswith("_"):
+                    first[f"{name}: {inner}"] = (function.__doc__ or "").partition(" ")[0]
+    assert len(first) > 50
+    assert [own for own in first.items() if not re.fullmatch("[A-Z][a-z]+s,?|See", own[1])] == []

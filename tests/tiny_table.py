@@ -5,7 +5,7 @@ import numpy as np
 from toy import drawn
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import RowIndex
 

@@ -1,0 +1,74 @@
+"""Users with columns of every kind, of whom engines find audiences."""
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.columns import Column, TableSchema
+
+SCHEMA = TableSchema(
+    user=(
+        Column("city"),
+        Column("zip"),
+        Column("income", buckets=4),
+        Column("likes", slots=3),
+        Column("tags", slots=2, separator=";"),
+        Column("device", hash_rows=6),
+        Column("member"),
+    ),
+    campaign=(Column("topic"),),
+    missing=("NA",),
+)
+USERS, CAMPAIGNS = 3000, (7, 12, 31)
+
+
+def tables():
+    """Users, few of whose rows differ, so that many scores are tied; campaigns; examples."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 60, USERS)
+    users = pl.DataFrame(
+        {
+            "user_id": [f"é{i:04d}" for i in rng.permutation(USERS)],
+            "city": [["Paris", "Lyon", "NA", None][k % 4] for k in kinds],
+            "zip": [[75001, 5, None][k % 3] for k in kinds],
+            "income": [[3.0, 10.5, 15.5, 99.0, None][k % 5] for k in kinds],
+            "likes": [[[], ["tea"], ["golf", "tea"], ["a", "b", "c", "tea"]][k % 4] for k in kinds],
+            "tags": [["", "x; y", "y;z;x", None][k // 15] for k in kinds],
+            "device": [f"d{k % 12}" for k in kinds],
+            "member": [[True, False, None][k % 3] for k in kinds],
+        }
+    )
+    campaigns = pl.DataFrame({"campaign_id": CAMPAIGNS, "topic": ["tea", "golf", "tea"]})
+    shown = [rng.choice(USERS, 200, replace=False) for _ in CAMPAIGNS]
+    odds = [rng.random(60) for _ in CAMPAIGNS]
+    examples = pl.DataFrame(
+        {
+            "campaign_id": np.repeat(CAMPAIGNS, 200),
+            "user_id": users["user_id"][np.concatenate(shown)],
+            "label": np.concatenate(
+                [rng.random(200) < p[kinds[own]] for p, own in zip(odds, shown, strict=True)]
+            ).astype(int),
+        }
+    )
+    return {"users": users, "campaigns": campaigns, "examples": examples}
+
+
+def same(found, expected):
+    """Whether audiences are equal: users in the same order, scores to 1e-6."""
+    found, expected = (own.sort("campaign_id", "rank") for own in (found, expected))
+    for name in ("campaign_id", "rank", "user_id"):
+        assert found[name].to_list() == expected[name].to_list()
+    np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=1e-6)
+    return True
+
+
+#: Users that are refused: what to change, and a part of the message.
+WRONG = (
+    (lambda users: users.drop("city"), "no column 'city'"),
+    (lambda users: users.drop("user_id"), "no column 'user_id'"),
+    (lambda users: users.with_columns(likes=pl.lit("tea")), "'likes' is of type"),
+    (lambda users: users.with_columns(city=pl.col("likes")), "'city' is of type"),
+    (lambda users: users.with_columns(income=pl.lit("much")), "'income'"),
+    (lambda users: users.with_columns(user_id=pl.lit(0.5)), "'user_id' is of type"),
+    (lambda users: pl.concat([users, users[5:6]]), "occurs twice"),
+    (lambda users: users.with_columns(user_id=pl.lit(None, pl.String)), "no id"),
+)
