@@ -128,6 +128,8 @@ def devices_of(target: str) -> list[Any]:
     for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
         os.environ.setdefault(name, "1")
     options: dict[str, Any] = {"platform": "tpu", "topology_name": target}
+    if target.endswith(":1x1"):  # else some versions expect the four chips of a host
+        options["chips_per_host_bounds"] = [1, 1, 1]
     if target == "h100":
         options = {"platform": "cuda", "target_config": _H100, "topology": "1x1x1"}
     plugin, package = PLUGINS[options["platform"]]
@@ -260,7 +262,7 @@ def customise(world: World) -> Any:
     steps = AdaptingSteps(NETWORK, world.layout)
     values = jax.ShapeDtypeStruct((world.own, world.size.width), jnp.float32)
     state = world.like(jax.eval_shape(steps.start, _weights(world).network, values))
-    rows, rate = world.array((world.own // 2,), jnp.int32), world.array(())
+    rows, rate = world.array((world.own,), jnp.int32), world.array(())
     return steps.adapt.lower(*state, rows, world.batch(), rate)
 
 
