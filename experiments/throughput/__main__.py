@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.comparison.origin import provenance
 from experiments.comparison.tables import Table
-from experiments.throughput.compiled import PROGRAMS, Figures, compile_for
+from experiments.throughput.compiled import PROGRAMS, Figures, compile_for, compile_options
 from experiments.throughput.inputs import Size, check_option, synthetic
 from experiments.throughput.stages import Record, measure
 from experiments.throughput.steps import WAYS
@@ -23,6 +23,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import OFFICIAL
 from metaheac_jax.progress import Progress
+from metaheac_jax.training.sharding import parse_mesh
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Options:
     compile_for: tuple[str, ...] = ()
     """Devices that need not be there, as v5e:1x1 and h100: compile all programs for them instead,
     and show what their compilers say; nothing is timed."""
+    mesh: str | None = None
+    """With --compile-for, such as campaign=4,row=4: the meta-step alone, divided over devices."""
+    each_option: bool = False
+    """With --compile-for: the meta-step for any loss instead, with each of its options."""
     json: Path | None = None
     """File for the records."""
 
@@ -65,12 +70,7 @@ def main(options: Options) -> None:
             check_option(name, value)
     screen = terminal.screen()
     if options.compile_for:
-        found = [
-            compile_for(target, program, size)
-            for target in options.compile_for
-            for size in sizes
-            for program in PROGRAMS
-        ]
+        found = compiled_figures(options, sizes)
         if options.json is not None:
             figures = [own._asdict() for own in found]
             write_json(options.json, {"provenance": provenance(), "compiled": figures})
@@ -82,6 +82,19 @@ def main(options: Options) -> None:
         found = [record._asdict() for record in records]
         write_json(options.json, {"provenance": provenance(), "stages": found})
     screen.print(stages_table(records).rich())
+
+
+def compiled_figures(options: Options, sizes: Sequence[Size]) -> list[Figures]:
+    """What the compilers of all devices say of the programs that the options choose."""
+    if options.each_option:
+        return [own for target in options.compile_for for own in compile_options(target)]
+    mesh = {} if options.mesh is None else parse_mesh(options.mesh)
+    return [
+        compile_for(target, program, size, **mesh)
+        for target in options.compile_for
+        for size in sizes
+        for program in (["meta-step"] if mesh else PROGRAMS)
+    ]
 
 
 def at_size(size: Size, options: Options, progress: Progress) -> list[Record]:
