@@ -19,7 +19,7 @@ import polars as pl
 import scipy.stats
 
 import metaheac_jax as mh
-from experiments.comparison.methods import build_methods, names_of
+from experiments.comparison.methods import build_methods
 from experiments.comparison.origin import command_of, provenance
 from experiments.comparison.tables import Table
 from metaheac_jax.cli import terminal
@@ -53,8 +53,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     for name in ("users", "size", "epochs"):
         terminal.check_minimum(f"--{name}", getattr(options, name), 1)
-    changes = [f"offline_epochs={options.epochs}"]
-    methods = build_methods(names_of(options.methods), world="tencent", changes=changes)
+    methods = build_methods(options.methods, world="tencent", offline_epochs=options.epochs)
     terminal.check_output("--out", options.out)
     terminal.keep_compiled()
     screen = terminal.screen()

@@ -59,17 +59,8 @@ def main(options: Options) -> None:
     if options.min_likes is not None:
         terminal.check_minimum("--min-likes", options.min_likes, 1)
     own = {"online_epochs": ONLINE_EPOCHS} if options.preset == "paper" else {}
-    methods = options.build(world_of(options), **own)
+    methods = options.build(find_edition(options.data_dir).stem, **own)
     compare(options, methods, lambda seed, _: load(options, seed), campaigns="movies")
-
-
-def world_of(options: Options) -> str:
-    """The name of the stored tuning, if there is one: it is for one kind of non-seeds.
-
-    Raises:
-      InputError: as `find_edition` does.
-    """
-    return f"{find_edition(options.data_dir).stem}-{options.non_seeds}"
 
 
 def load(options: Options, seed: int) -> Data:

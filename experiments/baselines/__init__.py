@@ -5,8 +5,7 @@ To import this package registers them in the library.
 
 from experiments.baselines import (
     ablations,
-    averages,
-    cross_validated,
+    adapting,
     from_scratch,
     lengths,
     multitask,
@@ -17,8 +16,7 @@ from experiments.baselines import (
 
 __all__ = [
     "ablations",
-    "averages",
-    "cross_validated",
+    "adapting",
     "from_scratch",
     "lengths",
     "multitask",

@@ -2,34 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from metaheac_jax.methods import MetaHeacConfig, MetaHeacMethod, register
-
-
-@dataclass(frozen=True)
-class WithoutHCConfig(MetaHeacConfig):
-    """Settings with one critic."""
-
-    tuned: ClassVar = tuple(name for name in MetaHeacConfig.tuned if name != "num_critics")
-    num_critics: int = 1
-
-
-@dataclass(frozen=True)
-class WithoutHEConfig(MetaHeacConfig):
-    """Settings with one expert."""
-
-    tuned: ClassVar = tuple(name for name in MetaHeacConfig.tuned if name != "num_experts")
-    num_experts: int = 1
-
-
-@dataclass(frozen=True)
-class AlphaZeroConfig(MetaHeacConfig):
-    """Settings without an inner step."""
-
-    tuned: ClassVar = tuple(name for name in MetaHeacConfig.tuned if name != "inner_learning_rate")
-    inner_learning_rate: float = 0.0
 
 
 @register
@@ -39,18 +12,21 @@ class AlphaZero(MetaHeacMethod):
     It draws the same examples; those of support sets do not affect the gradient.
     """
 
-    name, label, default = "alpha-0", "MetaHeac, alpha = 0", AlphaZeroConfig()
+    name, label = "alpha-0", "MetaHeac, alpha = 0"
+    default = MetaHeacConfig(inner_learning_rate=0.0)
 
 
 @register
 class WithoutHC(MetaHeacMethod):
     """MetaHeac with one critic."""
 
-    name, label, default = "without-hc", "MetaHeac w/o HC (one critic)", WithoutHCConfig()
+    name, label = "without-hc", "MetaHeac w/o HC (one critic)"
+    default = MetaHeacConfig(num_critics=1)
 
 
 @register
 class WithoutHE(MetaHeacMethod):
     """MetaHeac with one expert."""
 
-    name, label, default = "without-he", "MetaHeac w/o HE (one expert)", WithoutHEConfig()
+    name, label = "without-he", "MetaHeac w/o HE (one expert)"
+    default = MetaHeacConfig(num_experts=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 from jax import Array
@@ -13,7 +13,7 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Method, Run, Trained, register
 from metaheac_jax.methods.config import within
-from metaheac_jax.methods.fine_tuning import FineTuningConfig, PretrainingConfig, fine_tune
+from metaheac_jax.methods.fine_tuning import FineTuningConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import train_plain, untrained
 from metaheac_jax.model import State, Weights
@@ -24,18 +24,9 @@ from metaheac_jax.networks import MLP, Network, User
 class FromScratchConfig(FineTuningConfig):
     """Settings of a method that trains a network from scratch online, after gradient steps."""
 
-    tuned: ClassVar[tuple[str, ...]] = PretrainingConfig.tuned
-
     online_learning_rate: float = 0.003
     online_epochs: int = within(30, least=0)
     online_patience: int | None = 3
-
-
-@dataclass(frozen=True)
-class OneStageConfig(FromScratchConfig):
-    """Settings of MLP_one-stage."""
-
-    tuned: ClassVar[tuple[str, ...]] = ("online_learning_rate",)
 
 
 @dataclass(frozen=True)
@@ -57,10 +48,10 @@ _NEW_MLP = OnFrozenFields(MLP())
 
 
 @register
-class MLPOneStage(Method[OneStageConfig]):
+class MLPOneStage(Method[FromScratchConfig]):
     """MLP_one-stage: an MLP trained from scratch on the campaign's examples."""
 
-    name, label, default = "mlp-one-stage", "MLP_one-stage", OneStageConfig()
+    name, label, default = "mlp-one-stage", "MLP_one-stage", FromScratchConfig()
 
     def fit(self, run: Run) -> Trained:
         """The offline stage, which draws initial values."""

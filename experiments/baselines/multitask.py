@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import Array
@@ -16,7 +16,7 @@ from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Run, Trained, register
-from metaheac_jax.methods.fine_tuning import FineTuningConfig, PretrainingConfig, fine_tune
+from metaheac_jax.methods.fine_tuning import FineTuningConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
 from metaheac_jax.model import State, Weights
@@ -90,13 +90,6 @@ class _WithHeads(GradientMethod[C]):
 
 
 @dataclass(frozen=True)
-class SharedBottomConfig(FineTuningConfig):
-    """Settings of Shared-Bottom."""
-
-    tuned: ClassVar[tuple[str, ...]] = PretrainingConfig.tuned
-
-
-@dataclass(frozen=True)
 class MMoEConfig(FineTuningConfig):
     """Settings of MMoE.
 
@@ -104,16 +97,14 @@ class MMoEConfig(FineTuningConfig):
       num_experts: number of experts.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = (*PretrainingConfig.tuned, "num_experts")
-
     num_experts: int = 8
 
 
 @register
-class SharedBottomMethod(_WithHeads[SharedBottomConfig]):
+class SharedBottomMethod(_WithHeads[FineTuningConfig]):
     """Shared-Bottom+pre-training: online, only the new head is fine-tuned (paper section 4.1)."""
 
-    name, label, default = "shared-bottom", "Shared-Bottom+pre-training", SharedBottomConfig()
+    name, label, default = "shared-bottom", "Shared-Bottom+pre-training", FineTuningConfig()
 
     def network(self, num_campaigns: int) -> SharedBottom:
         """See `_WithHeads.network`."""

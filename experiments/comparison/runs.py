@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.comparison import report
-from experiments.comparison.methods import Preset, build_methods, names_of
+from experiments.comparison.methods import Preset, build_methods
 from experiments.comparison.origin import command_of
 from experiments.comparison.results import Comparison, in_columns
 from experiments.comparison.run import Data, run_methods
@@ -38,8 +38,7 @@ class RunOptions:
     preset: Preset = "paper"
     """Settings: what the paper prints, or what the authors' program does."""
     methods: tuple[str, ...]
-    """Methods to train, by name, or all; adapting stands for those of the table on what adapting is
-    worth. An unknown name prints the list."""
+    """Methods to train, by name. An unknown name prints the list."""
     runs: int = 1
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
@@ -51,8 +50,8 @@ class RunOptions:
     """Continue the runs in --out where they stopped. Finished methods stay, so methods and runs may
     be added."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Other values for some settings of all methods, for example value_dropout=.7; an unknown name
-    lists close ones. A setting that a method does not use has no effect."""
+    """Other values for settings, for all methods that have them, for example value_dropout=.7. An
+    unknown name lists close ones."""
 
     @property
     def seeds(self) -> list[int]:
@@ -67,8 +66,7 @@ class RunOptions:
         """
         terminal.check_minimum("--runs", self.runs, 1)
         terminal.check_minimum("--seed", self.seed, 0)
-        names = names_of(self.methods)
-        return build_methods(names, preset=self.preset, world=world, changes=self.set, **own)
+        return build_methods(self.methods, preset=self.preset, world=world, changes=self.set, **own)
 
 
 def compare(

@@ -11,9 +11,9 @@ from rich import table as rich
 from rich.markup import escape
 
 from experiments.comparison import significance
-from experiments.comparison.methods import method_names
 from experiments.comparison.results import BEFORE, GROUPS, MEASURES, ORACLE, Comparison
 from experiments.comparison.significance import Pair
+from metaheac_jax.methods import METHODS
 
 #: The paper's metrics on the Tencent data (Tables 2 and 4): AUC, P@5% and R@5% on small seed sets,
 #: then on large ones. Table 4 has no R@5%.
@@ -60,14 +60,13 @@ class Table:
 
 def in_order(of: Comparison) -> list[str]:
     """Names of the methods: published ones in the paper's order, others, favoured, references."""
-    known = method_names()
 
     def rank(name: str) -> tuple[int, int]:
         if name in FIRST:
             return 0, FIRST.index(name)
         if name in FAVOURED:
             return 2, FAVOURED.index(name)
-        return (1, 0) if name in known else (3, name == ORACLE)
+        return (1, 0) if name in METHODS else (3, name == ORACLE)
 
     return sorted(of.methods, key=rank)
 
@@ -111,9 +110,9 @@ def build_tables(of: Comparison) -> list[Table]:
         )
         tables.append(Table("Primary claims", header, rows, note))
     tables += pairs_table(of, "Every pair of the networks", significance.every_pair(of))
-    for reference in [name for name in of.methods if name not in method_names()] + ["prior"]:
+    for reference in [name for name in of.methods if name not in METHODS] + ["prior"]:
         if reference in of.methods and reference != ORACLE:
-            others = [name for name in in_order(of) if name in method_names()]
+            others = [name for name in in_order(of) if name in METHODS]
             names = [(name, reference) for name in others if name != reference]
             tables += pairs_table(
                 of, f"Against {of.label(reference)}", significance.pairs(of, names)

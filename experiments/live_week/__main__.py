@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison.methods import build_methods, names_of
+from experiments.comparison.methods import build_methods
 from experiments.comparison.origin import PLACES, command_of, provenance
 from experiments.comparison.tables import Table
 from experiments.live_week.lifts import MEASURES, lift_table, week_lifts
@@ -84,7 +84,7 @@ def main(options: Options) -> None:
         raise InputError(
             f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"
         )
-    names = names_of((options.treatment, *options.control))
+    names = (options.treatment, *options.control)
     methods = {method.name: method for method in build_methods(names, world="tencent")}
     terminal.keep_compiled()
     screen = terminal.screen()

@@ -19,7 +19,6 @@ import numpy as np
 
 from experiments import feedback
 from experiments.comparison import significance
-from experiments.comparison.adapting import VARIANTS
 from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import BEFORE, Comparison, load
 from experiments.comparison.significance import Difference, Pair
@@ -37,6 +36,20 @@ PAGES = {
     "readme.md.jinja": "README.md",
 }
 FIGURE = "docs/auc_by_seeds.png"
+#: Methods, the method that each differs from, and the difference.
+ADAPTING = (
+    ("without-meta-lengths", None, "plain batches"),
+    ("alpha-0-lengths", "without-meta-lengths", "task batches"),
+    ("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
+    ("program-step", "alpha-0-lengths", "the program's inner step"),
+    ("learned-rates", "metaheac-lengths", "learned rates"),
+    ("learned-rates-5", "learned-rates", "five steps"),
+    ("adapt-heads", "metaheac-lengths", "on heads and gates alone"),
+    ("adapt-campaign", "metaheac-lengths", "on campaign rows alone"),
+    ("solved-constant", None, "the head is solved"),
+    ("solved-head", "solved-constant", "the derivative goes through the solution"),
+    ("ensemble", "without-meta-lengths", "the weighted mean with other members"),
+)
 _PART = re.compile(r"(?<=<!-- python -m experiments.results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -178,12 +191,11 @@ def render() -> dict[Path, str]:
         comparison,
     )
     own = {function.__name__: function for function in (*known, fed_gain)}
-    adapting = [(variant.name, variant.base, variant.what) for variant in VARIANTS]
     texts, speed = {}, plain("throughput")
     for template, page in PAGES.items():
         text = environment.get_template(template).render(
             **own,
-            adapting=adapting,
+            adapting=ADAPTING,
             speed=speed,
             rivals=of_rivals(),
             **of_accelerators(speed["accelerators"]),

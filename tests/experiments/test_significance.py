@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from judged_runs import of_means
 from scipy import stats
 
-from experiments.comparison.methods import method_names
+from experiments.comparison.methods import METHODS
 from experiments.comparison.results import Measured
 from experiments.comparison.significance import (
     PAIRED,
@@ -226,7 +226,7 @@ def test_every_pair_is_tested_once():
     assert pair.first == "metaheac"  # so that a gain has a plus
     assert pair.difference == over_runs(rows["metaheac"], rows["alpha_0"])
     assert [p.p_holm for p in found] == holm([p.difference.p for p in found])
-    assert set(PAIRED) <= set(method_names())
+    assert set(PAIRED) <= set(METHODS)
     # Nothing is known of large seed sets.
     large = [pair for pair in found if pair.group == "large"]
     assert all(np.isnan(p.difference.mean) and p.p_holm is None for p in large)

@@ -5,7 +5,7 @@ from judged_runs import campaign, comparison, of_means, result, runs
 from rich.console import Console
 
 from experiments.comparison import figures, report
-from experiments.comparison.methods import method_names
+from experiments.comparison.methods import METHODS
 from experiments.comparison.results import load
 from experiments.comparison.tables import PUBLISHED, build_tables, in_order, methods_table
 
@@ -28,7 +28,7 @@ def test_the_papers_figures_stand_in_the_right_columns_and_say_whose_they_are():
     row = next(row for row in table.rows if row[0] == "LR [paper]")
     assert row[1:] == [f"{value:.4f}" for value in PUBLISHED["lr"]]
     assert "[paper]" in table.note
-    assert set(PUBLISHED) <= set(method_names())
+    assert set(PUBLISHED) <= set(METHODS)
 
 
 def test_the_order_of_rows():

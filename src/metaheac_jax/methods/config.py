@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from metaheac_jax.errors import InputError, check_whole
 
@@ -28,9 +28,6 @@ class Config:
     Raises:
       InputError: a count, a rate or a choice is out of range.
     """
-
-    #: Names of the settings to choose on held-out campaigns, in the order of the search.
-    tuned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

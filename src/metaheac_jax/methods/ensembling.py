@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,12 +117,6 @@ class EnsembleConfig(Config):
 
     All have list lengths, or none.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = (
-        *("outer_learning_rate", "network.value_dropout", "network.online_learning_rate"),
-        *("network.table_scale", "weight_decay", "network.num_experts", "network.num_critics"),
-        "head.penalty",
-    )
 
     head: SolvedHeadConfig = field(default_factory=SolvedHeadConfig)
     network: WithoutMetaConfig = field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import AdaptedScorer
@@ -58,14 +58,6 @@ class PretrainingConfig(FineTuningConfig):
       list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = (
-        "outer_learning_rate",  # first, since slow training hides the effect of the others
-        "value_dropout",
-        "online_learning_rate",
-        "table_scale",
-        "weight_decay",
-    )
-
     list_lengths: bool = False
 
 
@@ -77,8 +69,6 @@ class WithoutMetaConfig(PretrainingConfig):
       num_experts: n, the number of experts.
       num_critics: m, the number of critics.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = (*PretrainingConfig.tuned, "num_experts", "num_critics")
 
     num_experts: int = 8  # the paper tunes n and m in [3, 10]; these are the program's
     num_critics: int = 5
@@ -93,11 +83,6 @@ class MetaHeacConfig(WithoutMetaConfig):
       disjoint: whether support and query share no example.
       inner_learning_rate: alpha, for a loss with this reduction; 0 takes no inner step.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = (
-        *PretrainingConfig.tuned,
-        *("inner_learning_rate", "num_experts", "num_critics"),
-    )
 
     reduction: Reduction = "sum"
     disjoint: bool = True

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -81,8 +81,6 @@ class LearnedPriorConfig(Config):
         campaigns per feature; see `training.posterior.learn_prior`.
       list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = ("strength",)
 
     num_coordinates: int | None = None
     sums: bool | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,8 +70,6 @@ class RegressionConfig(Config):
       penalty: L2 penalty on the weights. Without one there may be no minimum.
       list_lengths: whether list lengths are values too; see `data.list_lengths`.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = ("penalty",)
 
     penalty: float = within(30.0, above=0)  # not stated; chosen on a simulated world
     list_lengths: bool = False

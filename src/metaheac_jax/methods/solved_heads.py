@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -131,10 +131,6 @@ class SolvedHeadConfig(GradientConfig):
       penalty: L2 penalty of a campaign's regression on the weights of values.
       list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
     """
-
-    tuned: ClassVar[tuple[str, ...]] = (
-        *("outer_learning_rate", "value_dropout", "table_scale", "weight_decay", "penalty"),
-    )
 
     width: int = within(16, least=2)  # one column has the value weights
     table_scale: float = 0.3

@@ -3,19 +3,15 @@
 import pytest
 from method_contract import MethodContract
 
-from experiments.baselines.averages import Average
-from metaheac_jax.methods import METHODS, configured
+from experiments.comparison.methods import METHODS
+from metaheac_jax.methods import configured
 
 #: They run in ``methods/test_contract.py``.
 LIBRARY = (
     *("lr", "mlp-pretraining", "without-meta", "metaheac", "solved-head", "ensemble"),
     *("learned-prior", "tower-prior"),
 )
-NAMES = [
-    name
-    for name, kind in METHODS.items()
-    if name not in LIBRARY and not name.endswith("-lengths") and not issubclass(kind, Average)
-]
+NAMES = [name for name in METHODS if name not in LIBRARY and not name.endswith("-lengths")]
 
 
 @pytest.fixture(scope="class", params=NAMES)

@@ -1,53 +1,32 @@
-"""Pooled trees: members' scores are of examples that they have not seen."""
+"""Pooled trees: LR's scores are of examples that it has not seen."""
 
 import numpy as np
 from toy import aucs, dataset, with_own_rows
 
 import metaheac_jax as mh
-from experiments.baselines.pooled_trees import RegressionTrees
+from experiments.baselines import pooled_trees
 from metaheac_jax.data.batches import campaign_examples
-from metaheac_jax.methods import Config, Method, Trained
-from metaheac_jax.model import FunctionScorer
+from metaheac_jax.methods import Run
 
 DATA = dataset(users=900, campaigns=24, per_campaign=200, tastes=2)
 TRAIN, NEW = np.arange(18), np.arange(18, 24)
 
 
-class Remembering(Method):
-    """Scores 1 for the users of the examples that it was customised to, and 0 for others."""
+def remembering(run, campaigns):
+    """Scorers with 1 for the users of a campaign's examples, and 0 for others."""
 
-    name, label, default = "remembering", "Remembering", Config()
+    def scorer(campaign):
+        known = {row.tobytes() for row in campaign_examples(run.dataset, campaign).ids.user}
+        return lambda users: np.array([u.tobytes() in known for u in users]) * 1.0
 
-    def fit(self, run):
-        return Trained({})
-
-    def customise(self, run, state, campaigns):
-        def scorer(campaign):
-            known = {row.tobytes() for row in campaign_examples(run.dataset, campaign).ids.user}
-            return FunctionScorer(
-                lambda users: np.array([u.tobytes() in known for u in users]) * 1.0
-            )
-
-        return list(map(scorer, campaigns))
+    return list(map(scorer, campaigns))
 
 
-def test_a_member_has_not_seen_the_examples_whose_scores_the_trees_learn_from(monkeypatch):
-    data, seen = with_own_rows(DATA), []
-    rows_of = RegressionTrees._rows_of
-
-    def noted(self, *args):
-        found = rows_of(self, *args)
-        seen.append(found)
-        return found
-
-    monkeypatch.setattr(RegressionTrees, "members", (Remembering(),))
-    monkeypatch.setattr(RegressionTrees, "_rows_of", noted)
-    mh.fit(data, RegressionTrees(), campaigns=TRAIN)
-    assert len(seen) == 2
-    for features, labels, base in seen:
-        assert features.shape[0] == len(labels) == len(base) > 0
-        scores = features[:, 0].toarray().ravel() + base
-        np.testing.assert_allclose(scores, 0, atol=1e-9)
+def test_lr_has_not_seen_the_examples_whose_scores_the_trees_learn_from(monkeypatch):
+    monkeypatch.setattr(pooled_trees, "regressions", remembering)
+    features, labels, base = pooled_trees.rows_of(Run(with_own_rows(DATA), TRAIN, 0), TRAIN)
+    assert features.shape[0] == len(labels) == len(base) > 0
+    np.testing.assert_allclose(features[:, 0].toarray().ravel() + base, 0, atol=1e-9)
 
 
 def test_pooled_trees_rank_by_the_scores_that_they_read():

@@ -1,4 +1,4 @@
-"""What adapting is worth: the methods differ in what they say, and the table compares them."""
+"""Other inner steps: the methods differ in what they say."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,8 @@ import pytest
 from toy import dataset
 
 import metaheac_jax as mh
-from experiments.comparison import adapting
-from experiments.comparison.adapting import VARIANTS, AdaptCampaign, AdaptHeads, LearnedRates
-from experiments.comparison.methods import method_names
+from experiments.baselines import adapting
+from experiments.baselines.adapting import AdaptCampaign, AdaptHeads, LearnedRates
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import OFFICIAL, PAPER, Run, Trained, configured, solved_heads
 from metaheac_jax.methods.offline import campaign_sampler, untrained
@@ -33,12 +32,6 @@ CONFIG = PAPER.changed(
         "online_patience": None,
     }
 )
-
-
-def test_every_method_has_its_base():
-    for variant in VARIANTS:
-        assert variant.name in method_names()
-        assert variant.base is None or variant.base in {other.name for other in VARIANTS}
 
 
 NETWORK = MLP((8, 4))  # the inner step is the same for every network

@@ -1,15 +1,13 @@
-"""What adapting is worth: methods, each of which differs from another in one thing only.
+"""MetaHeac with other inner steps, and a solved head without the derivative through its solution.
 
-All have list lengths. All but those with a solved head have MetaHeac's network and the same
-settings before tuning. ``--methods adapting`` stands for all of them.
+Each differs from another method in one thing only. All have list lengths.
 
 Axes: N campaign fields, k embedding width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ from jax import Array
 
 from metaheac_jax.methods import (
     OFFICIAL,
-    Config,
     MetaHeacConfig,
     MetaHeacMethod,
     Run,
@@ -31,48 +28,11 @@ from metaheac_jax.methods.solved_heads import solved_gradient
 from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.losses import Reduction, build_loss, cross_entropy, masked
+from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
-
-class Variant(NamedTuple):
-    """A method, and how it differs from another one.
-
-    Attributes:
-      name: name of the method.
-      base: name of the method that it differs from; None without one.
-      what: the difference.
-    """
-
-    name: str
-    base: str | None
-    what: str
-
-
-# The methods ------------------------------------------------------------------------------------
-
-
-def without(config: type[Config], name: str) -> tuple[str, ...]:
-    """The tuned settings of a config without one."""
-    return tuple(own for own in config.tuned if own != name)
-
-
-@dataclass(frozen=True)
-class StepConfig(MetaHeacConfig):
-    """Settings of MetaHeac with list lengths."""
-
-    list_lengths: bool = True
-
-
-@dataclass(frozen=True)
-class ProgramStepConfig(StepConfig):
-    """Settings with the program's alpha, which defines the method, so it is not tuned."""
-
-    tuned: ClassVar[tuple[str, ...]] = without(MetaHeacConfig, "inner_learning_rate")
-
-    reduction: Reduction = "mean"
-    inner_learning_rate: float = OFFICIAL.inner_learning_rate
+_PAPER = MetaHeacConfig(list_lengths=True)
 
 
 @register
@@ -80,22 +40,20 @@ class ProgramStep(MetaHeacMethod):
     """The inner step of the authors' program: its alpha, on the mean loss."""
 
     name, label = "program-step", "task batches + the program's inner step"
-    default = ProgramStepConfig()
-
-
-@dataclass(frozen=True)
-class LearnedRatesConfig(StepConfig):
-    """Settings without weight decay, which would pull the logarithms of the rates towards zero."""
-
-    tuned: ClassVar[tuple[str, ...]] = without(MetaHeacConfig, "weight_decay")
+    default = MetaHeacConfig(
+        list_lengths=True, reduction="mean", inner_learning_rate=OFFICIAL.inner_learning_rate
+    )
 
 
 @register
 class LearnedRates(MetaHeacMethod):
-    """Inner steps at a learned rate per leaf (Meta-SGD, Li et al. 2017), from the paper's alpha."""
+    """Inner steps at a learned rate per leaf (Meta-SGD, Li et al. 2017), from the paper's alpha.
+
+    Weight decay would pull the logarithms of the rates towards zero.
+    """
 
     name, label = "learned-rates", "task batches + an inner step at learned rates"
-    default = LearnedRatesConfig()
+    default = _PAPER
     steps: ClassVar[int] = 1
 
     def fit(self, run: Run) -> Trained:
@@ -151,7 +109,7 @@ class AdaptHeads(MetaHeacMethod):
     """The paper's inner step on critics and gates only."""
 
     name, label = "adapt-heads", "task batches + the paper's inner step on heads and gates"
-    default = StepConfig()
+    default = _PAPER
 
     def gradient(self, layout: Layout) -> MetaGradient:
         """The gradient through inner steps on critics and gates."""
@@ -176,7 +134,7 @@ class AdaptCampaign(MetaHeacMethod):
     """The paper's inner step on the campaign's own table rows only."""
 
     name, label = "adapt-campaign", "task batches + the paper's inner step on campaign rows"
-    default = StepConfig()
+    default = _PAPER
 
     def gradient(self, layout: Layout) -> Gradient[...]:
         """The gradient through inner steps on the campaign's rows.
@@ -217,18 +175,3 @@ class SolvedConstant(SolvedHeadMethod):
     def gradient(self, layout: Layout) -> Gradient[...]:
         """The gradient of the query loss."""
         return solved_gradient(layout, first_order=True)
-
-
-VARIANTS = (
-    Variant("without-meta-lengths", None, "plain batches"),
-    Variant("alpha-0-lengths", "without-meta-lengths", "task batches"),
-    Variant("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
-    Variant("program-step", "alpha-0-lengths", "the program's inner step"),
-    Variant("learned-rates", "metaheac-lengths", "learned rates"),
-    Variant("learned-rates-5", "learned-rates", "five steps"),
-    Variant("adapt-heads", "metaheac-lengths", "on heads and gates alone"),
-    Variant("adapt-campaign", "metaheac-lengths", "on campaign rows alone"),
-    Variant("solved-constant", None, "the head is solved"),
-    Variant("solved-head", "solved-constant", "the derivative goes through the solution"),
-    Variant("ensemble", "without-meta-lengths", "the weighted mean with other members"),
-)
