@@ -96,25 +96,31 @@ def conversions(
         new = world / "new"
         data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         ids = pl.read_csv(new / "campaigns.csv")["campaign_id"].to_list()
-        first = mh.expand_all(general, data, ids, size=options.size, progress=progress)
+        first = mh.expand(general, data, ids, size=options.size, progress=progress)
 
-        def second() -> list[mh.Audience]:
-            return [
-                mh.expand(general, data, campaign, size=options.size, exclude=of.user_ids)
-                for campaign, of in zip(ids, first, strict=True)
+        def users_of(audiences: pl.DataFrame, campaign: int) -> np.ndarray:
+            return audiences.filter(campaign_id=campaign)["user_id"].to_numpy()
+
+        def second() -> pl.DataFrame:
+            audiences = [
+                mh.expand(general, data, own, size=options.size, exclude=users_of(first, own))
+                for own in ids
             ]
+            return pl.concat(audiences)
 
         without = second()
-        shown = pl.concat([of.frame.select("campaign_id", "user_id") for of in first])
+        shown = first.select("campaign_id", "user_id")
         data = data.add(examples=show(world, shown, seed=options.seed))
         audiences = {"first": first, "without": without, "with": second()}
         return [
             {"campaign": campaign}
             | {
-                name: round(float(true_probability(world, campaign, of[i].user_ids).sum()), 3)
+                name: round(
+                    float(true_probability(world, campaign, users_of(of, campaign)).sum()), 3
+                )
                 for name, of in audiences.items()
             }
-            for i, campaign in enumerate(ids)
+            for campaign in ids
         ]
 
 

@@ -142,7 +142,7 @@ def by_library(folder: Path, copies: int, size: int) -> dict[str, Any]:
     result = _measured(start, count)
     out = folder / "by_library"
     out.mkdir(exist_ok=True)
-    audience.frame.write_parquet(out / "audience.parquet")
+    audience.write_parquet(out / "audience.parquet")
     path.unlink()
     return result
 

@@ -58,7 +58,7 @@ def test_the_python_of_the_readme(monkeypatch, tmp_path):
     names = {}
     with tiny_settings():
         exec(code, names)
-    assert len(names["audience"].user_ids) == 2000
+    assert len(names["audience"]) == 2000
     assert metaheac_jax.load("model").method == "metaheac"
     assert "<html" in names["page"]
 
@@ -93,5 +93,5 @@ def test_the_method_of_contributing():
     seeds = data.campaign(0).seeds
     counts = np.bincount(data.user_rows[seeds].ravel(), minlength=data.num_rows + 1)
     counts[data.num_rows] = 0
-    users = data.find_users(audience.ids)
-    np.testing.assert_array_equal(audience.scores, (counts**2)[data.user_rows[users]].sum(axis=1))
+    users = data.find_users(audience["user_id"])
+    np.testing.assert_array_equal(audience["score"], (counts**2)[data.user_rows[users]].sum(axis=1))

@@ -124,7 +124,7 @@ def run_arm(
         for place, index in enumerate(split.test):
             campaign, pool = int(data.campaign_ids[index]), data.user_ids[left[place]]
             audience = mh.expand(general, data, campaign, size=size, pool=pool, seed=week.seed)
-            users = data.find_users(audience.user_ids)
+            users = data.find_users(audience["user_id"])
             users = users[active[users]]
             left[place] = np.setdiff1d(left[place], users)
             ids = data.user_ids[users]

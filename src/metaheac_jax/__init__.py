@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metaheac_jax import methods
     from metaheac_jax.audience.evaluation import evaluate
     from metaheac_jax.audience.explanation import explain
-    from metaheac_jax.audience.retrieve import Audience, expand, expand_all
+    from metaheac_jax.audience.retrieve import expand
     from metaheac_jax.backend import check_backend
     from metaheac_jax.data.campaign import Campaign
     from metaheac_jax.data.dataset import Dataset
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "audience.evaluation": ("evaluate",),
     "audience.explanation": ("explain",),
-    "audience.retrieve": ("Audience", "expand", "expand_all"),
+    "audience.retrieve": ("expand",),
     "backend": ("check_backend",),
     "data.campaign": ("Campaign",),
     "data.dataset": ("Dataset",),
@@ -61,7 +61,6 @@ _NAMES = {
 __all__ = [
     "OFFICIAL",
     "PAPER",
-    "Audience",
     "BackendError",
     "Busy",
     "Campaign",
@@ -79,7 +78,6 @@ __all__ = [
     "device_mesh",
     "evaluate",
     "expand",
-    "expand_all",
     "explain",
     "export_scorer",
     "fit",

@@ -97,7 +97,7 @@ def test_intervals_hold_the_true_lift(base):
         folds = cross_fit(general, data, campaign)
         [point] = size_curve(folds, data, np.ones(users, bool), [len(audience)])
         candidates = np.delete(chance, seeds)
-        truth = chance[data.find_users(audience.ids)].mean() / candidates.mean()
+        truth = chance[data.find_users(audience["user_id"])].mean() / candidates.mean()
         held.append(point.lift.low <= truth <= point.lift.high)
     assert len(held) >= 18
     assert held.count(False) <= 4

@@ -98,7 +98,7 @@ def test_campaigns_are_judged_through_the_steps_of_expanding():
     assert result.campaigns["campaign"].to_list() == [110, 120, 130]
     for own in result.campaigns.to_dicts():
         audience = expand(general, data, own["campaign"], size=2000, seed=5)
-        scores = dict(zip(audience.ids.tolist(), audience.scores, strict=True))
+        scores = dict(zip(audience["user_id"], audience["score"], strict=True))
         c = data.index_of(own["campaign"])
         of = data.stage2.of(c)
         pools = score_pools(method_of(general), general, data, [c], seed=5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy import dataset
 
 from metaheac_jax.audience.outcome import audience_outcome, gains_of
-from metaheac_jax.audience.retrieve import Audience, write_frame
+from metaheac_jax.audience.retrieve import write_frame
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.errors import InputError
 
@@ -106,9 +106,8 @@ def test_what_is_wrong_is_named(tmp_path):
 def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
     ids = np.array([f"@{u}".encode() for u in range(60)])
     data = replace(answered({1: 1, 2: 0}), user_ids=ids)
-    own = Audience(int(DATA.campaign_ids[0]), ids[[1, 2]], np.zeros(2, np.float32), 9)
-    path = tmp_path / "a.csv"
-    write_frame(path, own.frame)
+    path, frame = tmp_path / "a.csv", audience([1, 2], user_id=["@1", "@2"])
+    write_frame(path, frame)
     assert "'@1" in path.read_text()
     assert audience_outcome(path, data).rates.row(0)[1:3] == (2, 1)
 

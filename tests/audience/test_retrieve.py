@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 from fixed_scores import campaign_of, fixed
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from toy import dataset
 
 from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.calibration import calibrate
-from metaheac_jax.audience.retrieve import expand, expand_all
+from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, configured, customise, fit
@@ -76,14 +77,17 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, pool, exclud
         patch.setattr(retrieve, "_BLOCK", block)
         general = fixed(scores, data=DATA)
         excluded = [*DATA.user_ids[sorted(exclude)], 10**9]
-        found = expand_all(general, DATA, campaigns, exclude=excluded, **size, **options)
+        found = expand(general, DATA, campaigns, exclude=excluded, **size, **options)
+    assert found.columns == ["campaign_id", "rank", "user_id", "score"]
+    assert set(found["campaign_id"]) <= {"a", "b"}
     outside = set() if pool is None else set(range(USERS)) - pool
-    for audience, id, own in zip(found, "ab", seeds, strict=True):
+    for id, own in zip("ab", seeds, strict=True):
+        audience = found.filter(campaign_id=id)
         ids, ordered = plain(scores[id], [*own, *outside, *exclude])
         count = size.get("size") or max(1, percent_of(len(ids), size["percent"]))
-        np.testing.assert_array_equal(audience.user_ids, ids[:count])
-        np.testing.assert_array_equal(audience.scores, ordered[:count])
-        assert (audience.campaign_id, audience.num_candidates) == (id, len(ids))
+        assert audience["rank"].to_list() == list(range(1, 1 + min(count, len(ids))))
+        np.testing.assert_array_equal(audience["user_id"], ids[:count])
+        np.testing.assert_array_equal(audience["score"], ordered[:count])
 
 
 def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them():
@@ -112,15 +116,15 @@ def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices):
     campaigns = [DATA.campaign(c) for c in (1, 2)]
     models = customise(general, DATA, campaigns, seed=5)
     found = [expand(general, DATA, "120", size=USERS, seed=5)]
-    found += expand_all(general, DATA, [110, 120], size=USERS, seed=5)
+    found += expand(general, DATA, [110, 120], size=USERS, seed=5).partition_by("campaign_id")
     for audience, model in zip(found, [models[1], *models], strict=True):
-        assert audience.scores.dtype == np.float32
-        users = DATA.find_users(audience.ids)
+        assert audience["score"].dtype == pl.Float32
+        users = DATA.find_users(audience["user_id"])
         own = model.score(DATA.user_rows)[users]
         if name == "solved-head":  # several heads are one matrix
-            np.testing.assert_allclose(audience.scores, own, atol=1e-5)
+            np.testing.assert_allclose(audience["score"], own, atol=1e-5)
         else:
-            np.testing.assert_array_equal(audience.scores, own)
+            np.testing.assert_array_equal(audience["score"], own)
         assert set(users) == set(range(USERS)) - set(model.campaign.seeds)
 
 
@@ -134,10 +138,10 @@ def test_probabilities_are_calibrated_at_the_rate_of_the_pool():
     [scale] = calibrate(general, rows, [campaign], seed=4)
     rate = campaign.num_given_seeds / 900
     np.testing.assert_allclose(
-        audience.probabilities, scale.probability(audience.scores, rate), rtol=1e-6
+        audience["probability"], scale.probability(audience["score"].to_numpy(), rate), rtol=1e-6
     )
     assert len(seen) == 3  # calibrated and customised, and calibrated here
-    assert expand(general, rows, campaign, percent=50, **options).probabilities is None
+    assert "probability" not in expand(general, rows, campaign, percent=50, **options).columns
     with pytest.raises(InputError, match="more seeds than users in the pool; omit probability"):
         expand(general, rows, campaign, size=5, probability=True, pool=rows.user_ids[:20])
 
@@ -151,8 +155,7 @@ def test_data_with_other_values_has_the_rows_of_the_model():
     for campaign in (110, grown.campaign(1)):
         audience = expand(fixed(few_values, data=DATA, seen=seen), grown, campaign, size=USERS)
         expected = expand(general, DATA, 110, size=USERS)
-        np.testing.assert_array_equal(audience.ids, expected.ids)
-        np.testing.assert_array_equal(audience.scores, expected.scores)
+        assert audience.equals(expected)
         np.testing.assert_array_equal(seen[-1].rows, DATA.campaign_rows[1])
 
 
@@ -178,7 +181,7 @@ def test_memory_does_not_grow_with_the_scores_of_the_pool(monkeypatch):
 
 def test_nobody_left_is_an_empty_audience():
     found = expand(fixed(None, data=DATA), DATA, CAMPAIGN, size=5, exclude=DATA.user_ids)
-    assert (len(found), found.num_candidates) == (0, 0)
+    assert found.is_empty()
 
 
 @pytest.mark.parametrize(
@@ -192,11 +195,11 @@ def test_nobody_left_is_an_empty_audience():
         ({"percent": float("nan")}, "percent: expected more than 0"),
         ({"size": 5, "pool": [-1]}, "pool: none of 1 ids is a user of toy; give ids as"),
         ({"size": 5, "exclude": [1.5]}, r"user ids: expected whole numbers, got 1\.5"),
-        ({"size": 5, "campaign": 99}, "toy: has no campaign '99'"),
+        ({"size": 5, "campaigns": 99}, "toy: has no campaign '99'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, words):
-    wanted = {"data": DATA, "campaign": CAMPAIGN} | options
+    wanted = {"data": DATA, "campaigns": CAMPAIGN} | options
     with pytest.raises(InputError, match=words):
         expand(fixed(few_values, data=DATA), **wanted)
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import polars as pl
 import pytest
 from engine_world import CAMPAIGNS, SCHEMA, tables
 from toy import tiny
@@ -27,8 +26,7 @@ def made(tmp_path_factory):
     mh.export_scorer(models, folder / "export", table_schema=SCHEMA)
 
     def audiences(size, **options):
-        found = mh.expand_all(general, data, CAMPAIGNS, size=size, **options)
-        return pl.concat(own.frame for own in found)
+        return mh.expand(general, data, CAMPAIGNS, size=size, **options)
 
     return SimpleNamespace(
         folder=folder,

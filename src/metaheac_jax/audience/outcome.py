@@ -59,7 +59,7 @@ def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> Outcome:
     """Compares audiences with the later rows of ``examples`` that say so (``audience`` is 1).
 
     Args:
-      audience: a table campaign_id, user_id and rank, as `Audience.frame`.
+      audience: a table campaign_id, user_id and rank, as `retrieve.expand` returns.
       data: the data with these rows.
 
     Raises:

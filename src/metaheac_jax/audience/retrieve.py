@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,7 +25,6 @@ from metaheac_jax.backend import in_threads
 from metaheac_jax.customising.score import score_many
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.data.table_file import ENDINGS
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import inert_frame, whole_file
 from metaheac_jax.methods import customise
@@ -38,58 +37,10 @@ _SCORES = 1 << 24  # scores of a block, over all models; some blocks wait at a t
 _COPYING = 1 << 26  # the same if models copy the table for every block
 
 
-@dataclass(frozen=True, eq=False)
-class Audience:
-    """An expanded audience, best user first; ties are ordered by ascending user id.
-
-    Attributes:
-      campaign_id: id of its campaign; None if the campaign has none.
-      ids: (K,) user ids, int64, or UTF-8 bytes, which take a quarter of the memory of text.
-      scores: (K,) float32. If `Method.log_odds`, the log-odds that a user is a seed and not a
-        non-seed at the ratio of the two in the campaign's examples, not in the pool; see
-        `calibration`.
-      num_candidates: number of candidates.
-      probabilities: (K,) float32 probabilities of converting, see `calibration.Calibration`; None
-        if not calibrated.
-    """
-
-    campaign_id: int | str | None
-    ids: np.ndarray
-    scores: np.ndarray
-    num_candidates: int
-    probabilities: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        """K."""
-        return len(self.ids)
-
-    @property
-    def user_ids(self) -> np.ndarray:
-        """(K,) user ids, int64 or text."""
-        return np.char.decode(self.ids, "utf-8") if self.ids.dtype.kind == "S" else self.ids
-
-    @property
-    def frame(self) -> pl.DataFrame:
-        """A row per user: campaign_id, rank from 1, user_id, score and, if calibrated, probability.
-
-        The column campaign_id is null if the campaign has no id.
-        """
-        columns = {
-            "rank": np.arange(1, len(self) + 1),
-            "user_id": self.user_ids,
-            "score": self.scores,
-        }
-        if self.probabilities is not None:
-            columns["probability"] = self.probabilities
-        kind = pl.Int64 if isinstance(self.campaign_id, int) else pl.String
-        own = pl.lit(self.campaign_id, kind).alias("campaign_id")
-        return pl.DataFrame(columns).select(own, pl.all())
-
-
 def expand(
     general: General,
     data: Dataset,
-    campaign: Campaign | int | str,
+    campaigns: Campaign | int | str | Sequence[Campaign | int | str],
     *,
     size: int | None = None,
     percent: float | None = None,
@@ -98,63 +49,40 @@ def expand(
     probability: bool = False,
     seed: int = 0,
     progress: Progress = silent,
-) -> Audience:
+) -> pl.DataFrame:
     """Finds the users of the data whom a general model, customised to a campaign, scores highest.
 
-    The campaign's seeds are not in its audience.
+    A campaign's seeds are not in its audience. The users are read once for all campaigns.
 
     Args:
       data: the users and campaigns, with the schema of the model and one row per user.
-      campaign: id of a campaign of the data, or a campaign from `Dataset.new_campaign`.
+      campaigns: one or several: ids of campaigns of the data, or campaigns from
+        `Dataset.new_campaign`.
       size: K; fewer users are returned if there are fewer candidates.
       percent: K as a percentage of the candidates. Give exactly one of ``size`` and ``percent``.
       pool: ids of the users who may be in the audience; all users by default. Random non-seeds of a
         campaign of the data are drawn from them too.
-      exclude: ids of users who are left out of this audience only. Unknown ids are ignored.
+      exclude: ids of users who are left out of these audiences only. Unknown ids are ignored.
       probability: whether to calibrate probabilities of converting. The base rate is that of the
         campaign's seeds, without converts of audiences, among the users of the pool.
       seed: random seed of non-seeds, of customising and of calibrating.
 
+    Returns:
+      The audiences in the order of the campaigns, best user first; ties are ordered by ascending
+      user id. Columns: campaign_id (null if the campaign has none), rank from 1, user_id, score
+      and, if calibrated, probability (see `calibration.Calibration`). If `Scorer.log_odds`, a score
+      is the log-odds that a user is a seed and not a non-seed at the ratio of the two in the
+      campaign's examples, not in the pool.
+
     Raises:
-      InputError: the campaign, the size or the pool makes no sense, the data has another schema or
+      InputError: a campaign, the size or the pool makes no sense, the data has another schema or
         kind of ids, or may have several rows per user, or there are too few seeds to calibrate.
       Diverged: weights or scores are not finite.
     """
-    [audience] = expand_all(
-        general,
-        data,
-        [campaign],
-        size=size,
-        percent=percent,
-        pool=pool,
-        exclude=exclude,
-        probability=probability,
-        seed=seed,
-        progress=progress,
-    )
-    return audience
-
-
-def expand_all(
-    general: General,
-    data: Dataset,
-    campaigns: Sequence[Campaign | int | str],
-    *,
-    size: int | None = None,
-    percent: float | None = None,
-    pool: UserIds | None = None,
-    exclude: UserIds = (),
-    probability: bool = False,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> list[Audience]:
-    """Finds the audiences of G campaigns, in the same order; the users are read once.
-
-    Arguments and errors are those of `expand`.
-    """
     check_size(size, percent)
     able = pool_mask(data, pool)
-    data, wanted = find_campaigns(general, data, campaigns, pool=able, seed=seed)
+    given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
+    data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
     scales = []
     if probability:  # first, since it refuses campaigns with few seeds
         for own in wanted:
@@ -162,12 +90,12 @@ def expand_all(
                 raise InputError(f"{own.name}: more seeds than users in the pool; omit probability")
         scales = calibrate(general, data, wanted, seed=seed, progress=progress)
     models = customise(general, data, wanted, seed=seed, progress=progress)
-    audiences = _best(models, data, able & ~data.mask_of(exclude), size, percent, progress=progress)
+    frames = _best(models, data, able & ~data.mask_of(exclude), size, percent, progress=progress)
     for place, scale in enumerate(scales):
         rate = wanted[place].num_given_seeds / able.sum()
-        chances = scale.probability(audiences[place].scores, rate).astype(np.float32)
-        audiences[place] = replace(audiences[place], probabilities=chances)
-    return audiences
+        chances = scale.probability(frames[place]["score"].to_numpy(), rate).astype(np.float32)
+        frames[place] = frames[place].with_columns(probability=chances)
+    return pl.concat(frames, how="vertical_relaxed")
 
 
 def check_size(size: int | None, percent: float | None) -> None:
@@ -238,11 +166,12 @@ def _best(
     percent: float | None,
     *,
     progress: Progress,
-) -> list[Audience]:
+) -> list[pl.DataFrame]:
     """The best of (U,) bool ``able`` users who are not the campaign's seeds, by each model."""
     seeds = [np.unique(model.campaign.seeds) for model in models]
-    candidates = [int(able.sum() - able[own].sum()) for own in seeds]
-    sizes = [size or max(1, percent_of(count, percent or 0)) for count in candidates]
+    sizes = [
+        size or max(1, percent_of(int(able.sum() - able[own].sum()), percent or 0)) for own in seeds
+    ]
     tops = [RunningTop(own, data.user_ids.dtype) for own in sizes]
     most = _COPYING if any(model.scorer.copies for model in models) else _SCORES
     block_size = max(1, min(_BLOCK, most // max(1, len(models))))
@@ -261,11 +190,19 @@ def _best(
                 top.add(model.check_scores(scores)[kept], ids[kept])
             done = min(start + block_size, data.num_users)
             progress("score the pool", done, data.num_users)
-    audiences = []
-    for model, top, count in zip(models, tops, candidates, strict=True):
+    frames = []
+    for model, top in zip(models, tops, strict=True):
         scores, ids = top.best()
-        audiences.append(Audience(model.campaign.id, ids, scores, count))
-    return audiences
+        kind = pl.Int64 if isinstance(model.campaign.id, int) else pl.String
+        users = pl.Series("user_id", ids)
+        columns = {
+            "rank": np.arange(1, len(ids) + 1),
+            "user_id": users if users.dtype == pl.Int64 else users.cast(pl.String),
+            "score": scores,
+        }
+        own = pl.lit(model.campaign.id, kind).alias("campaign_id")
+        frames.append(pl.DataFrame(columns).select(own, pl.all()))
+    return frames
 
 
 def _scored(
@@ -310,13 +247,8 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     Args:
       path: the file; its ending, one of `table_file.ENDINGS` in any case, selects the format.
       frame: the rows.
-
-    Raises:
-      InputError: the file has another ending.
     """
     name = path.name.lower()
-    if not name.endswith(ENDINGS):
-        raise InputError(f"{path}: expected a name that ends with {', '.join(ENDINGS)}; rename it")
     with whole_file(path) as temporary:
         if name.endswith(".parquet"):
             frame.write_parquet(temporary)

@@ -60,7 +60,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     from metaheac_jax.audience.retrieve import (
         check_size,
-        expand_all,
+        expand,
         find_campaigns,
         pool_mask,
         write_frame,
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
         mask = pool_mask(data, pool)
         wanted = _wanted(options, general, data, mask)
         data, chosen = find_campaigns(general, data, wanted, pool=mask)
-        audiences = expand_all(
+        audiences = expand(
             general,
             data,
             chosen,
@@ -96,15 +96,9 @@ def main(options: Options) -> None:
             probability=options.probability,
             progress=progress,
         )
-        import polars as pl
-
-        frames = [audience.frame for audience in audiences]
-        write_frame(options.out, pl.concat(frames, how="vertical_relaxed"))
-    first, total = audiences[0], counted(sum(map(len, audiences)), "user")
-    told = f"of {counted(first.num_candidates, 'candidate')}"
-    if len(audiences) > 1:
-        told = f"for {len(audiences):,} campaigns"
-    terminal.print_lines(screen, *notes_on(chosen), f"{options.out}: {total} {told}")
+        write_frame(options.out, audiences)
+    told = f"{counted(len(audiences), 'user')} for {counted(len(chosen), 'campaign')}"
+    terminal.print_lines(screen, *notes_on(chosen), f"{options.out}: {told}")
 
 
 def _wanted(

@@ -44,7 +44,7 @@ def expand_on_ray(
     num_gpus: float = 0,
     checkpoint: str | None = None,
 ) -> Dataset:
-    """The users whom an export scores highest, as `expand_all` finds them.
+    """The users whom an export scores highest, as `expand` finds them.
 
     Args:
       users: a row per user, with the columns from which the data was prepared.

@@ -46,7 +46,7 @@ def expand_on_spark(
     exclude: DataFrame | None = None,
     user_id: str = USER,
 ) -> DataFrame:
-    """The users whom an export scores highest, as `expand_all` finds them.
+    """The users whom an export scores highest, as `expand` finds them.
 
     Args:
       users: a row per user, with the columns from which the data was prepared.
