@@ -69,8 +69,8 @@ def explained():
 def test_it_explains_the_audience_of_expanding(explained):
     general = fixed(score, data=DATA)
     audience = expand(general, DATA, CAMPAIGN, size=333, seed=2)
-    assert (explained.size, explained.num_candidates) == (333, audience.num_candidates)
-    users = DATA.find_users(audience.ids)
+    assert (explained.size, explained.num_candidates) == (333, 3000 - len(CAMPAIGN.seeds))
+    users = DATA.find_users(audience["user_id"])
     for trait in explained.traits:
         number = [field.name for field in DATA.schema.user].index(trait.field)
         row = DATA.vocabulary.offsets[number] + int(trait.value)
@@ -90,7 +90,7 @@ def test_its_curve_is_cross_fitted_and_has_the_chosen_size(explained):
     assert explained.chosen in explained.curve
     assert explained.chosen.size == 333
     folds = cross_fit(fixed(score, data=DATA), DATA, CAMPAIGN, seed=2)
-    known = field_importance(folds[0], DATA, ALL, seed=2)
+    known = field_importance(folds, DATA, ALL, seed=2)
     assert (explained.auc, explained.fields) == known
 
 
@@ -115,7 +115,6 @@ def test_the_page_says_what_was_found(explained):
         *(f"{own.size:,}" for own in explained.curve),
     ):
         assert words in page.text
-    assert "adverse impact" in page.text
     json.dumps(explained.to_json())
     assert explained.to_json()["chosen"]["lift"]["low"] == lift.low
 
@@ -136,8 +135,8 @@ def test_a_pool_and_a_size_that_is_not_given():
     general, pool = fixed(score, data=DATA), DATA.user_ids[:2000]
     found = explain(general, DATA, CAMPAIGN, pool=pool)
     audience = expand(general, DATA, CAMPAIGN, percent=5, pool=pool)
-    assert (found.size, found.num_candidates) == (len(audience), audience.num_candidates)
     candidates = np.setdiff1d(np.arange(2000), CAMPAIGN.seeds)
+    assert (found.size, found.num_candidates) == (len(audience), len(candidates))
     assert found.sensitive[0].pool == pytest.approx(np.mean(candidates % 2 == 0))
     assert found.chosen.share == found.size / len(candidates)
 

@@ -7,7 +7,7 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.audience import explanation
-from metaheac_jax.audience.explanation import audience_traits, sensitive_shares
+from metaheac_jax.audience.explanation import audience_traits, sensitive_traits
 from metaheac_jax.data.dataset import SensitiveField
 from metaheac_jax.schema import Schema
 
@@ -84,7 +84,7 @@ def sensitive(codes, values=("men", "women"), name="sex"):
     return replace(DATA, sensitive={name: SensitiveField(np.array(values), codes)})
 
 
-def test_sensitive_shares_are_a_plain_count(monkeypatch):
+def test_sensitive_traits_are_a_plain_count(monkeypatch):
     monkeypatch.setattr(explanation, "_BLOCK", 7)
     monkeypatch.setattr(explanation, "MIN_CELL", 1)
     codes = np.random.default_rng(0).integers(0, 4, (300, 2))  # 3: an empty slot
@@ -93,66 +93,20 @@ def test_sensitive_shares_are_a_plain_count(monkeypatch):
         mask(slice(20, 290)),
         np.arange(40, 160),
     )
-    shares = sensitive_shares(data, mask(members), pool)
-    assert [(s.field, s.value) for s in shares] == [("sex", value) for value in "abc"]
-    rates = []
-    for code, s in enumerate(shares):
+    traits = sensitive_traits(data, mask(members), pool)
+    assert [(own.field, own.value) for own in traits] == [("sex", value) for value in "abc"]
+    for code, own in enumerate(traits):
         has = (codes == code).any(axis=1)
-        assert s.audience == has[members].mean()
-        assert s.pool == has[pool].mean()
-        rates.append(has[members].sum() / has[pool].sum())  # of selection
-    for rate, s in zip(rates, shares, strict=True):
-        assert s.impact == pytest.approx(rate / max(rates))
+        assert (own.audience, own.pool) == (has[members].mean(), has[pool].mean())
 
 
-HALVES = np.arange(300) % 2  # men 0, women 1
-
-
-@pytest.mark.parametrize(
-    ("women", "flags"),
-    [
-        (100, [False, False]),  # as in the pool
-        (89, [False, False]),  # selected at 89 of 150 and 111 of 150: .802
-        (88, [False, True]),  # .786
-        (112, [True, False]),
-    ],
-)
-def test_four_fifths_of_the_highest_rate_are_enough(women, flags):
-    audience = mask(np.arange(300)[0::2][: 200 - women], np.arange(300)[1::2][:women])
-    assert [s.is_rare for s in sensitive_shares(sensitive(HALVES), audience, ALL)] == flags
-
-
-def test_a_value_that_the_audience_lacks_is_flagged_though_its_count_is_not_told():
-    for women in (0, 20, 49):
-        audience = mask(slice(0, None, 2), np.arange(300)[1::2][:women])
-        shares = sensitive_shares(sensitive(HALVES), audience, ALL)
-        assert shares[1].audience is None
-        assert shares[1].impact == pytest.approx(49 / 150)  # at most 49 of them, of 150
-        assert [s.is_rare for s in shares] == [False, True]
-
-
-def test_no_more_users_than_the_audience_has_are_assumed():
-    for share in sensitive_shares(sensitive(HALVES), mask(slice(20)), ALL):
-        assert (share.audience, share.impact) == (None, 1)
-
-
-def test_impact_has_no_bound_below_1_if_no_rate_is_known(monkeypatch):
-    """Both values have a user of the audience, whose other users have rare values."""
-    monkeypatch.setattr(explanation, "MIN_CELL", 5)
-    data = sensitive(np.r_[np.repeat([0, 1], [80, 120]), 2:102], np.arange(102).astype(str))
-    for share in sensitive_shares(data, mask(0, 80, slice(200, 300)), ALL):
-        assert (share.impact, share.bounded) == (1, True)
-
-
-@pytest.mark.parametrize(("others", "bounded"), [(50, True), (150, False)])
-def test_impact_is_a_bound_if_the_most_selected_value_may_be_a_rare_one(others, bounded):
-    """Most of the few women may have been selected, but of many, 49 are a small rate."""
-    data = sensitive(np.repeat([0, 1], [300 - others, others]))
-    men, women = sensitive_shares(data, mask(slice(0, 300 - others, 2)), ALL)
-    assert (men.impact, men.bounded, women.bounded) == (1, bounded, True)
-
-
-def test_values_of_few_users_of_the_pool_are_left_out():
-    data = sensitive(np.where(np.arange(300) < 49, 1, 0))
-    assert [s.value for s in sensitive_shares(data, ALL, ALL)] == ["men"]
-    assert sensitive_shares(DATA, ALL, ALL) == []
+def test_few_users_of_a_sensitive_value_are_not_counted_out():
+    """Not in the pool, where the value is left out, nor in the audience, where it is reported."""
+    women = sensitive(np.where(np.arange(300) < 49, 1, 0))
+    assert [own.value for own in sensitive_traits(women, ALL, ALL)] == ["men"]
+    women = sensitive(np.where(np.arange(300) < 100, 1, 0))
+    for many, share in ((50, 50 / 250), (49, 0)):
+        found = sensitive_traits(women, mask(slice(many), slice(100, 300)), ALL)[1]
+        assert (found.value, found.pool) == ("women", 1 / 3)
+        assert found.audience == pytest.approx(share)
+    assert sensitive_traits(DATA, ALL, ALL) == []

@@ -39,14 +39,12 @@ _MORE, _LESS = 12, 6  # traits on the page: more and less common than in the poo
 #: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
 #: about individual users. Where all other values of a field are shown, the hidden one follows.
 MIN_CELL = 50
-#: The least adverse-impact ratio that is fair: the four-fifths rule.
-FAIR = 0.8
 _BLOCK = 1 << 18  # users counted at a time
 
 
 @dataclass(frozen=True)
 class Trait:
-    """A value of a user field.
+    """A value of a user field or of a sensitive field, which no model sees.
 
     Attributes:
       field: name of the field.
@@ -66,36 +64,6 @@ class Trait:
 
 
 @dataclass(frozen=True)
-class SensitiveShare:
-    """A value of a sensitive field, which no model sees.
-
-    Values with too few users in the pool are left out.
-
-    Attributes:
-      field: name of the field.
-      value: the value.
-      audience, pool: fraction of the users who have it; ``audience`` is None if too few do.
-      impact: the adverse-impact ratio: the chance of users of the pool with this value to be in the
-        audience, divided by the highest one among the field's values (four-fifths rule: Uniform
-        Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).
-      bounded: whether ``impact`` is an upper bound, since too few users of the audience have the
-        value, or another one whose chance may be the highest.
-    """
-
-    field: str
-    value: str
-    audience: float | None
-    pool: float
-    impact: float
-    bounded: bool
-
-    @property
-    def is_rare(self) -> bool:
-        """Whether the audience has the value too rarely by this rule."""
-        return self.impact < FAIR
-
-
-@dataclass(frozen=True)
 class Explanation:
     """What is known about an audience.
 
@@ -109,7 +77,7 @@ class Explanation:
       seeds: number of seeds that were learned from.
       curve: a point per size; empty if there are fewer than `held_out.MIN_SEEDS` seeds.
       chosen: the point of this audience's size; None likewise.
-      auc: AUC of the first fold's held-out seeds against other users; None likewise.
+      auc: AUC of held-out seeds against other users, mean of the folds; None likewise.
       fields: user fields by importance; empty likewise.
       traits: values of user fields, from the most to the least over-represented.
       sensitive: values of sensitive fields.
@@ -129,7 +97,7 @@ class Explanation:
     auc: float | None
     fields: Sequence[Importance]
     traits: Sequence[Trait]
-    sensitive: Sequence[SensitiveShare]
+    sensitive: Sequence[Trait]
 
     @property
     def summary(self) -> str:
@@ -166,7 +134,6 @@ class Explanation:
             widest=max((abs(own.drop) for own in self.fields), default=0.0) or 1.0,
             min_seeds=MIN_SEEDS,
             min_cell=MIN_CELL,
-            fair=FAIR,
         )
 
 
@@ -206,27 +173,25 @@ def explain(
     )
     if not len(audience):
         raise InputError(f"{own.name}: nobody of the pool is left for its audience; use a larger")
-    members, seeds = data.mask_of(audience.ids), np.zeros(data.num_users, bool)
-    seeds[own.seeds] = True
-    curve: list[SizePoint] = []
+    members, candidates = data.mask_of(audience["user_id"]), able.copy()
+    candidates[own.seeds] = False
+    num_candidates, curve = int(candidates.sum()), list[SizePoint]()
     chosen, auc, fields = None, None, list[Importance]()
     folds = cross_fit(general, data, own, pool=able, seed=seed, progress=progress)
     if folds:
-        sizes = [max(1, percent_of(audience.num_candidates, percent)) for percent in PERCENTS]
+        sizes = [max(1, percent_of(num_candidates, percent)) for percent in PERCENTS]
         sizes = sorted({*sizes, len(audience)})
         curve = size_curve(folds, data, able, sizes, progress=progress)
         chosen = curve[sizes.index(len(audience))]
-        auc, fields = field_importance(folds[0], data, able, seed=seed, progress=progress)
-    candidates = able & ~seeds
-    method, origin = method_of(general), general.origin
+        auc, fields = field_importance(folds, data, able, seed=seed, progress=progress)
     return Explanation(
         campaign="New campaign" if own.id is None else str(own.id),
         attributes=_attributes(data, own),
         data=data.name,
-        model=method.label + ("" if origin is None else f" ({origin.digest[:8]})"),
+        model=method_of(general).label,
         date=date.today().isoformat(),
         size=len(audience),
-        num_candidates=audience.num_candidates,
+        num_candidates=num_candidates,
         num_users=data.num_users,
         seeds=len(own.seeds),
         curve=curve,
@@ -234,7 +199,7 @@ def explain(
         auc=auc,
         fields=fields,
         traits=audience_traits(data, members, candidates),
-        sensitive=sensitive_shares(data, members, candidates),
+        sensitive=sensitive_traits(data, members, candidates),
     )
 
 
@@ -307,39 +272,23 @@ def audience_traits(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> li
     return sorted(traits, key=lambda trait: -trait.lift)
 
 
-def sensitive_shares(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> list[SensitiveShare]:
-    """How an audience selects users by sensitive fields, in the order of fields and values.
+def sensitive_traits(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> list[Trait]:
+    """The values of sensitive fields, in their order.
 
-    Values with fewer than `MIN_CELL` users in the pool are left out. For values with fewer users in
-    the audience, the ratio is an upper bound, so a value that is missing from the audience is
-    still reported.
+    Values with fewer than `MIN_CELL` users in the pool are left out. The fraction of the audience
+    is 0 where fewer of its users have a value, so a value that it lacks is still reported.
 
     Args:
       data, audience, pool: as in `audience_traits`.
     """
-    num_audience, num_pool = int(audience.sum()), int(pool.sum())
-    shares = []
+    traits = []
     for name, field in data.sensitive.items():
-        count = len(field.values)
-        in_audience, in_pool = _counts(field.codes, (audience, pool), count)
-        shown = [v for v in range(count) if in_pool[v] >= MIN_CELL]
-        least = min(MIN_CELL - 1, num_audience)
-        fraction = {v: max(in_audience[v], least) / num_audience for v in shown}
-        ratio = {v: fraction[v] / (in_pool[v] / num_pool) for v in shown}
-        enough = [v for v in shown if in_audience[v] >= MIN_CELL]
-        highest = max((ratio[v] for v in enough), default=0.0)  # 0: it is not known
-        unsure = any(ratio[v] > highest for v in shown if v not in enough)
-        for v in shown:
-            share = SensitiveShare(
-                field=name,
-                value=str(field.values[v]),
-                audience=fraction[v] if v in enough else None,
-                pool=in_pool[v] / num_pool,
-                impact=min(1.0, ratio[v] / highest) if highest else 1.0,
-                bounded=unsure or v not in enough,
-            )
-            shares.append(share)
-    return shares
+        counts = _counts(field.codes, (audience, pool), len(field.values))
+        for value, own, whole in zip(field.values, *counts, strict=False):  # the last is for none
+            if whole >= MIN_CELL:
+                share = own / audience.sum() if own >= MIN_CELL else 0.0
+                traits.append(Trait(name, str(value), share, whole / pool.sum()))
+    return traits
 
 
 def _counts(rows: UserRows, groups: Sequence[np.ndarray], num_values: int) -> list[np.ndarray]:

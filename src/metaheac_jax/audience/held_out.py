@@ -23,6 +23,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.ranking import auc
 
 FOLDS = 5
 #: Seeds needed to hold out ten at a time. Converts of an audience do not count.
@@ -31,7 +32,6 @@ MIN_SEEDS = 50
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
 CONFIDENCE = 0.95  # level of all intervals
 NUM_COMPARED = 10_000  # users of the pool that held-out seeds are compared with, for importance
-NUM_PERMUTATIONS = 5
 _BLOCK = 1 << 17  # users scored at a time
 
 
@@ -219,15 +219,14 @@ def wilson_estimate(fraction: float, count: int) -> Estimate:
 
 @dataclass(frozen=True)
 class Importance:
-    """How much a model loses without a user field.
+    """How much models lose without a user field.
 
     Attributes:
       field: name of the field.
       drop: drop of the AUC of held-out seeds against other users when the field's values are
-        permuted among users. It is close to zero for a field that the model does not use, or that
-        another field can replace.
-      error: standard error of the drop, over the held-out seeds, the other users and the
-        permutations of both.
+        permuted among users; mean of the folds. It is close to zero for a field that the models do
+        not use, or that another field can replace.
+      error: standard error of the drop, over the folds.
     """
 
     field: str
@@ -236,7 +235,7 @@ class Importance:
 
 
 def field_importance(
-    fold: Fold,
+    folds: Sequence[Fold],
     data: Dataset,
     pool: np.ndarray,
     *,
@@ -245,57 +244,36 @@ def field_importance(
 ) -> tuple[float, list[Importance]]:
     """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
 
-    A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
-    of `Fold.unknown`. This keeps the frequencies of its values and breaks their
-    relation to the user. Errors are those of a difference between AUCs of the same users
-    (DeLong et al., 1988, Biometrics 44).
+    A field's slots are permuted together among the held-out seeds of a fold and `NUM_COMPARED`
+    random users of `Fold.unknown`. This keeps the frequencies of its values and breaks their
+    relation to the user.
 
     Args:
-      fold: the model and the seeds that it has not learned from.
+      folds: from `cross_fit`.
       pool: (U,) bool, the users who may be in an audience.
       seed: random seed for the other users and the permutations.
 
     Returns:
-      The AUC with all fields intact, and every user field, largest drop first.
+      The mean AUC with all fields intact, and every user field, largest drop first.
 
     Raises:
-      InputError: the pool has only users that the model has learned from.
+      InputError: the pool has only users that a model has learned from.
       Diverged: a score is not a number.
     """
-    rng, new = generator(seed, 0), np.flatnonzero(fold.unknown(pool))
-    others = rng.choice(new, min(NUM_COMPARED, len(new)), replace=False)
-    users = np.asarray(data.user_rows[np.concatenate([fold.seeds, others])])
-    num_held, fields = len(fold.seeds), data.schema.user
-
-    def placements(rows: np.ndarray) -> np.ndarray:
-        """(H + P, S) rows -> (H + P,); the mean of the first H, and that of the last P, is the AUC.
-
-        They are the fraction of other users below each seed, and of seeds above each other user.
-        """
-        held, rest = np.split(fold.model.score(rows), [num_held])
-        above = 1 - _fractions_below(rest, np.sort(held))
-        return np.concatenate([_fractions_below(held, np.sort(rest)), above])
-
-    whole, found = placements(users), []
-    for number, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
-        slots = slice(start, start + field.slots)
-        drops = np.zeros(len(users))
-        for _ in range(NUM_PERMUTATIONS):
-            permuted = users.copy()
+    rng, fields = generator(seed, 0), data.schema.user
+    whole, drops = np.empty(len(folds)), np.empty((len(folds), len(fields)))
+    for number, fold in enumerate(folds):
+        new = np.flatnonzero(fold.unknown(pool))
+        others = rng.choice(new, min(NUM_COMPARED, len(new)), replace=False)
+        users = np.asarray(data.user_rows[np.concatenate([fold.seeds, others])])
+        labels = np.arange(len(users)) < len(fold.seeds)
+        whole[number] = auc(fold.model.score(users), labels)
+        for place, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
+            permuted, slots = users.copy(), slice(start, start + field.slots)
             permuted[:, slots] = users[rng.permutation(len(users)), slots]
-            drops += (whole - placements(permuted)) / NUM_PERMUTATIONS
-        error = math.sqrt(sum(_squared_error(part) for part in np.split(drops, [num_held])))
-        found.append(Importance(field.name, float(drops[:num_held].mean()), error))
-        progress("what the model uses", number + 1, len(fields))
-    return float(whole[:num_held].mean()), sorted(found, key=lambda field: -field.drop)
-
-
-def _squared_error(values: np.ndarray) -> float:
-    """The squared standard error of the mean of values; zero for a single value."""
-    return float(values.var()) / max(1, len(values) - 1)
-
-
-def _fractions_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """The fraction of the ascending scores ``ordered`` below each score; ties count half."""
-    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-    return below / (2 * len(ordered))
+            drops[number, place] = whole[number] - auc(fold.model.score(permuted), labels)
+        progress("what the model uses", number + 1, len(folds))
+    errors = drops.std(axis=0, ddof=1) / math.sqrt(len(folds))
+    columns = zip(fields, drops.mean(axis=0).tolist(), errors.tolist(), strict=True)
+    found = [Importance(field.name, drop, error) for field, drop, error in columns]
+    return float(whole.mean()), sorted(found, key=lambda own: -own.drop)
