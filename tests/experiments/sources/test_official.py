@@ -1,4 +1,4 @@
-"""The authors' files: every column is read, and what makes no sense is refused by name."""
+"""The authors' files: every column is read, and pickles that are none of theirs are refused."""
 
 import pickle
 import pickletools
@@ -6,30 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from authors_pickles import SCHEMA, dump, frame, rows, write
 
-from experiments.sources.official import prepare, read_frame
+from experiments.sources.official import KINDS, _Unpickler, columns_of, prepare
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import TENCENT
+from metaheac_jax.schema import TENCENT, Field, Schema
 
 SAMPLE, ROWS = Path(__file__).parent / "authors_sample.pkl", 30  # see README.md there
-
-
-# Frames ----------------------------------------------------------------------------------------
-
-
-def pairs(stage):
-    """(user, label) of all examples, ascending."""
-    return sorted(zip(stage.user.tolist(), stage.label.tolist(), strict=True))
-
-
-def test_frame_by_hand(tmp_path):
-    path = tmp_path / "x.pkl"
-    path.write_bytes(dump(frame(rows(7, 2, [1, 0, 1], 4))))
-    columns = read_frame(path)
-    expected = rows(7, 2, [1, 0, 1], 4)
-    assert {name: values.tolist() for name, values in columns.items()} == expected
+SCHEMA = Schema(user=(Field("age"), Field("likes", 2)), campaign=(Field("kind"),))
 
 
 def test_sample_against_the_bytes_in_the_pickle():
@@ -49,7 +33,8 @@ def test_sample_against_the_bytes_in_the_pickle():
     campaign = [field.name for field in TENCENT.campaign]
     expected |= dict(zip((*lengths, *campaign), second, strict=True))
 
-    columns = read_frame(SAMPLE)
+    with SAMPLE.open("rb") as file:
+        columns = columns_of(_Unpickler(file).load())
     assert list(columns) == list(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(columns[name], values)
@@ -57,94 +42,195 @@ def test_sample_against_the_bytes_in_the_pickle():
     assert len(set(columns["aid"].tolist())) == 5
 
 
-# Dataset ---------------------------------------------------------------------------------------
+# Files as the authors' pandas wrote them -------------------------------------------------------
+
+
+class DataFrame:
+    """Pickled, by its name, as that of pandas; so are these."""
+
+    def __init__(self, columns):
+        numbers = [name for name, values in columns.items() if not isinstance(values[0], list)]
+        lists = [name for name in columns if name not in numbers]
+        names, cells = np.array([*numbers, *lists], object), np.empty((len(lists), 0), object)
+        if lists:
+            cells = np.empty((len(lists), len(columns[lists[0]])), object)
+        for row, name in zip(cells, lists, strict=True):
+            row[:] = [np.array(cell) for cell in columns[name]]
+        block = np.asfortranarray([columns[name] for name in numbers])
+        places = np.arange(len(numbers), len(names))
+        blocks = [{"values": block, "mgr_locs": slice(0, len(numbers))}]
+        blocks += [{"values": cells, "mgr_locs": places}]
+        self._mgr = BlockManager([Index(names)], blocks)
+
+
+class BlockManager:
+    def __init__(self, axes, blocks):
+        self.state = axes, [], [], {"0.14.1": {"axes": axes, "blocks": blocks}}
+
+    def __getstate__(self):
+        return self.state
+
+
+class Index:
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        return _new_Index, (Index, {"data": self.data, "name": None})
+
+
+def _new_Index(kind, state):
+    return kind(state["data"])
+
+
+def dump(columns):
+    content = pickle.dumps(DataFrame(columns), protocol=3)
+    content = content.replace(b"numpy._core", b"numpy.core")
+    for module, kind in (
+        ("pandas.core.frame", DataFrame),
+        ("pandas.core.internals.managers", BlockManager),
+        *(("pandas.core.indexes.base", own) for own in (Index, _new_Index)),
+    ):
+        ours, theirs = f"c{__name__}\n{kind.__name__}\n", f"c{module}\n{kind.__name__}\n"
+        assert ours.encode() in content
+        content = content.replace(ours.encode(), theirs.encode())
+    return content
+
+
+def rows(aid, kind, labels, first):
+    """Columns of one campaign's rows; values differ from row to row, and pads are 9."""
+    numbers = range(first, first + len(labels))
+    return {
+        "label": labels,
+        "aid": [aid] * len(labels),
+        "age": [n % 4 for n in numbers],
+        "likes": [[n, 5, 7] if (n - first) % 2 == 0 else [n, 9, 9] for n in numbers],
+        "likes_length": [3 if (n - first) % 2 == 0 else 1 for n in numbers],
+        "kind": [kind] * len(labels),
+    }
+
+
+def write(source, **changes):
+    """Writes the six files to a directory; ``changes`` replaces some, or omits them if None."""
+    files = {
+        "train_stage1": dump(rows(7, 2, [1, 0, 0], 0)),
+        "train_stage2": dump(rows(7, 2, [1, 0], 3)),
+        "test_hot_stage1": dump(rows(3, 0, [0, 1], 5)),
+        "test_hot_stage2": dump(rows(3, 0, [1], 0)),
+        "test_cold_stage1": dump(rows(5, 1, [1, -1], 1)),
+        "test_cold_stage2": dump(rows(5, 1, [0, 1], 2)),
+    }
+    source.mkdir(exist_ok=True)
+    for name, content in (files | changes).items():
+        if content is not None:
+            (source / f"{name}.pkl").write_bytes(content)
+    return source
 
 
 def test_six_files_become_a_dataset_and_a_split(tmp_path):
     data, split = prepare(write(tmp_path / "in"), tmp_path / "out", schema=SCHEMA)
-    # The largest ids are age 3, likes 9 (a pad: the authors' tables have a row for it) and kind 2.
-    assert data.vocabulary.sizes == (4, 10, 3)
-    assert [v.tolist() for v in data.vocabulary.values] == [[*range(4)], [*range(10)], [*range(3)]]
+    values = [own.tolist() for own in data.vocabulary.values]
+    assert values[::2] == [[*range(4)], [*range(3)]]
+    assert 9 not in values[1]  # a pad
     # Ties are broken by ids, so they do not lie in the order of the files, seeds first.
     assert sorted(data.user_ids) == list(range(12)) != data.user_ids.tolist()
-    pad = 17
-    assert data.user_rows.tolist() == [
-        [0, 4 + 0, 4 + 5], [1, 4 + 1, pad], [2, 4 + 2, 4 + 5],  # train_stage1
-        [1, 4 + 5, 4 + 5], [2, 4 + 6, pad],  # test_hot_stage1
-        [1, 4 + 1, 4 + 5], [2, 4 + 2, pad],  # test_cold_stage1
-        [3, 4 + 3, 4 + 5], [0, 4 + 4, pad],  # train_stage2
-        [0, 4 + 0, 4 + 5],  # test_hot_stage2
-        [2, 4 + 2, 4 + 5], [3, 4 + 3, pad],  # test_cold_stage2
-    ]  # fmt: skip
     assert data.campaign_ids.tolist() == [3, 5, 7]
-    assert data.campaign_rows.tolist() == [[14 + 0], [14 + 1], [14 + 2]]
-    assert data.stage1.offsets.tolist() == [0, 2, 4, 7]
-    assert pairs(data.stage1) == [(0, 1), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 0)]
-    assert set(data.stage1.user[data.stage1.of(2)].tolist()) == {0, 1, 2}
-    assert data.stage2.offsets.tolist() == [0, 1, 3, 5]
-    assert pairs(data.stage2) == [(7, 1), (8, 0), (9, 1), (10, 0), (11, 1)]
-    assert set(data.stage2.user[data.stage2.of(2)].tolist()) == {7, 8}
+    first = data.vocabulary.offsets[-1]
+    assert data.campaign_rows.tolist() == [[first], [first + 1], [first + 2]]
 
-    assert split.train.tolist() == [2]
-    assert split.test.tolist() == [0, 1]
+    def examples(stage, campaign):
+        """Label, age and likes of a campaign's users."""
+        of, found = stage.of(campaign), []
+        for user, label in zip(stage.user[of], stage.label[of], strict=True):
+            age, *likes = data.user_rows[user]
+            likes = [values[1][row - 4] for row in likes if row < data.num_rows]
+            found.append((int(label), int(age), likes))
+        return sorted(found)
+
+    assert examples(data.stage1, 0) == [(0, 1, [5, 5]), (1, 2, [6])]
+    assert examples(data.stage1, 1) == [(0, 2, [2]), (1, 1, [1, 5])]
+    assert examples(data.stage1, 2) == [(0, 1, [1]), (0, 2, [2, 5]), (1, 0, [0, 5])]
+    assert examples(data.stage2, 0) == [(1, 0, [0, 5])]
+    assert examples(data.stage2, 1) == [(0, 2, [2, 5]), (1, 3, [3])]
+    assert examples(data.stage2, 2) == [(0, 0, [4]), (1, 3, [3, 5])]
+    assert (split.train.tolist(), split.test.tolist()) == ([2], [0, 1])
     assert split.small.tolist() == [False, True, False]
     assert split.threshold == 2000
     open_dataset(tmp_path / "out", verify=True)
 
 
-# Errors ----------------------------------------------------------------------------------------
-
-
-def fails(source: Path, tmp_path: Path, *words: str) -> None:
+def fails(source, tmp_path, *words):
     with pytest.raises(InputError) as caught:
-        prepare(source, tmp_path / "target" / "out", schema=SCHEMA)
+        prepare(source, tmp_path / "out", schema=SCHEMA)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
         assert word in message
-    assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
-def test_missing_file(tmp_path):
-    source = write(tmp_path / "in", test_hot_stage2=None)
-    fails(source, tmp_path, "test_hot_stage2.pkl: missing")
-    fails(tmp_path / "nowhere", tmp_path, "nowhere/train_stage1.pkl: missing")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"label": [1, 3]}, "row 1 (from 0): label is not 1, 0 or -1"),
-        ({"age": [0, -1]}, "row 1 (from 0): age is not an id"),
-        ({"age": [0, 10**8]}, "row 1 (from 0): age is not an id"),
-        ({"likes": [[1, 2, 3], [1, -2, 3]]}, "row 1 (from 0): likes is not an id"),
-        ({"likes_length": [4, 0]}, "row 0 (from 0): likes_length is not 0 to 3"),
-        ({"likes_length": [1, -1]}, "row 1 (from 0): likes_length is not 0 to 3"),
-        ({"likes": [1, 2]}, "column 'likes' does not hold one list of whole numbers"),
-        ({"age": [[1], [2]]}, "column 'age' does not hold one whole number"),
-        ({"likes": [[1, 2, 3], [1, 2]]}, "lists of different lengths"),
-    ],
-)
-def test_faulty_column(tmp_path, changes, words):
-    spoilt = dump(frame(rows(5, 1, [1, 0], 0) | changes))
-    fails(write(tmp_path / "in", test_cold_stage2=spoilt), tmp_path, "test_cold_stage2.pkl", words)
+def test_only_the_second_stage_of_training_may_be_missing(tmp_path):
+    prepare(write(tmp_path / "in", train_stage2=None), tmp_path / "made", schema=SCHEMA)
+    (tmp_path / "in" / "test_hot_stage2.pkl").unlink()
+    fails(tmp_path / "in", tmp_path, "test_hot_stage2.pkl: cannot be read", "get the file")
+    assert KINDS == ("train", "test_hot", "test_cold")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kind": [1, 0]}, "campaign 5 has different campaign fields"),
-        ({"kind": [0, 0]}, "campaign 5 has different campaign fields"),
-        ({"aid": [7, 7], "kind": [2, 2]}, "campaign 7 has different kinds of files"),
+        ({"likes": [[1, 2, 3], [1, 2]]}, "test_cold_stage2.pkl: not a data frame"),
+        ({"likes_length": []}, "test_cold_stage2.pkl: not a data frame"),
+        ({"kind": [1, 0]}, "in: campaign 5 has different fields"),
+        ({"kind": [0, 0]}, "in: campaign 5 has different fields"),
+        ({"aid": [7, 7], "kind": [2, 2]}, "in: campaign 7 has different fields or kinds of files"),
     ],
 )
-def test_a_campaign_is_the_same_in_all_rows_and_files(tmp_path, changes, words):
-    spoilt = dump(frame(rows(5, 1, [1, 0], 0) | changes))
-    fails(write(tmp_path / "in", test_cold_stage2=spoilt), tmp_path, f"in: {words}")
+def test_faulty_columns(tmp_path, changes, words):
+    columns = {name: own for name, own in (rows(5, 1, [1, 0], 0) | changes).items() if own}
+    fails(write(tmp_path / "in", test_cold_stage2=dump(columns)), tmp_path, words)
 
 
-def test_truncated_and_other_files(tmp_path):
-    whole = dump(frame(rows(7, 2, [1, 0], 0)))
-    for content in (whole[:-1], whole[: len(whole) // 2], b"", b"PK\3\4", pickle.dumps([1, 2])):
-        source = write(tmp_path / "in", train_stage1=content)
-        fails(source, tmp_path, "train_stage1.pkl: not a data frame pickled by the authors")
+# Pickles that are no data frame of the authors --------------------------------------------------
+
+MARK = b"touch executed"  # run in the test's directory
+ATTACKS = {
+    "a call": b"cos\nsystem\n(X\x0e\0\0\0" + MARK + b"tR.",
+    "eval": b"cbuiltins\neval\n(X\x1c\0\0\0__import__('os').system('ls')tR.",
+    "INST opcode": b"(S'" + MARK + b"'\nios\nsystem\n.",
+    "OBJ opcode": b"(cos\nsystem\nS'" + MARK + b"'\no.",
+    "EXT opcode": b"\x80\x02\x82\x01.",
+    "persistent id": b"Pexecuted\n.",
+    "NEWOBJ": b"\x80\x02cos\nsystem\n(S'" + MARK + b"'\nt\x81.",
+    "numpy, not admitted": b"cnumpy\nload\n(S'executed'\ntR.",
+    "dotted name": b"\x80\x04X\5\0\0\0numpyX\x16\0\0\0ndarray.__subclasses__\x93.",
+    "attributes of the stand-in": b"cnumpy\nndarray\n(NdS'__new__'\ncnumpy\ndtype\nstb.",
+    "an admitted name called": b"cnumpy\nndarray\n(tR(S'" + MARK + b"'\ntR.",
+    "objects over raw bytes": b"cnumpy\nndarray\n((K\1tX\1\0\0\0OC\x08\1\1\1\1\1\1\1\1tR.",
+    "a list": pickle.dumps([1, 2]),
+    "cut off": dump(rows(7, 2, [1, 0], 0))[:-1],
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_is_refused_and_nothing_runs(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "in", train_stage1=ATTACKS[name])
+    fails(source, tmp_path, "train_stage1.pkl: not a data frame pickled by the authors")
+    assert not Path("executed").exists()
+
+
+def test_the_attacks_would_work_on_a_plain_unpickler(tmp_path, monkeypatch):
+    """Else the test above would prove little."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a call", "INST opcode", "OBJ opcode"):
+        pickle.loads(ATTACKS[name])
+        assert Path("executed").exists()
+        Path("executed").unlink()
+
+
+@pytest.mark.parametrize("code", [b"O8", b"V8", b"i9"])
+def test_bytes_of_objects_and_other_types_are_no_array(tmp_path, code):
+    content = dump(rows(7, 2, [1, 0, 0], 0)).replace(b"X\2\0\0\0i8", b"X\2\0\0\0" + code)
+    fails(write(tmp_path / "in", train_stage1=content), tmp_path, "train_stage1.pkl: not a data ")
