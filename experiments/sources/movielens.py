@@ -33,16 +33,16 @@ Dataset's users), E examples.
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from experiments.sources.tencent import reading
 from metaheac_jax.data.campaign import Examples, group_by_campaign
 from metaheac_jax.data.dataset import Dataset, Split, smallest_threshold
 from metaheac_jax.errors import InputError
@@ -50,7 +50,6 @@ from metaheac_jax.schema import Field, Schema, Vocabulary
 
 LIKED = 4.0  # the lowest rating that counts as a conversion
 TRAIN_FRACTION = 0.6
-NON_SEEDS_PER_SEED = 4
 
 #: 80 slots hold the whole history of nearly every user of MovieLens-100K, and of most users of
 #: MovieLens-1M. Of the genres, the ten that a user likes most often distinguish users best.
@@ -88,7 +87,7 @@ class Edition(NamedTuple):
       name: name for titles.
       stem: stem of its file names.
       genres: name of the column of genres.
-      min_likes: default of the number of likes that a movie needs to be a campaign.
+      min_likes: a movie with fewer likes is neither a campaign nor part of a history.
     """
 
     name: str
@@ -123,15 +122,14 @@ def build_movielens(
     source: Path,
     *,
     seed: int,
-    non_seeds: Literal["exposed", "pool"] = "exposed",
-    min_likes: int | None = None,
     dislikes: bool = False,
     apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
 
-    All examples of a training campaign are in stage 1. A random half of a test campaign's seeds and
-    a random half of its non-seeds (both rounded up) are in stage 1, and the rest in stage 2.
+    The non-seeds of a movie are all users who rated it below `LIKED`. All examples of a training
+    campaign are in stage 1. A random half of a test campaign's seeds and a random half of its
+    non-seeds (both rounded up) are in stage 1, and the rest in stage 2.
 
     A seed set is small if it has at most T seeds, where T is the smallest count that at least 80%
     of the campaigns do not exceed (the paper's 8:2 rule, section 4.1). The count is half of a
@@ -139,40 +137,25 @@ def build_movielens(
 
     Args:
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
-      seed: random seed of the split, the order of histories, the movies left out, the choice of
-        non-seeds and the stages.
-      non_seeds: ``exposed`` takes all users who rated the movie below 4; ``pool`` draws
-        `NON_SEEDS_PER_SEED` for each seed, or all if there are fewer, from the users who did not
-        rate it, who are less active than its seeds.
-      min_likes: a movie with fewer likes is neither a campaign nor part of a history; by default
-        the edition's.
+      seed: random seed of the split, the order of histories, the movies left out and the stages.
       dislikes: whether users also have the movies that they rated below 4, as `BOTH` has them.
       apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
         since models are judged on them.
 
     Raises:
-      InputError: a file cannot be read, a column is missing, an id is missing or occurs twice, or a
-        rating is no number, repeated, or of an unknown user or movie (the message names file and
-        line); or too few campaigns remain to split.
+      InputError: a file cannot be read (the message names it), or too few campaigns remain.
     """
     edition = find_edition(source)
     users, items, rated, liked = _read_source(source, edition)
     genres = _rarest_first(items["genres"].to_list())
-    if min_likes is None:
-        min_likes = edition.min_likes
-    chosen = np.flatnonzero(liked.sum(axis=0) >= min_likes)
+    chosen = np.flatnonzero(liked.sum(axis=0) >= edition.min_likes)
     items, genres = items[chosen], [genres[item] for item in chosen]
     rated, liked = rated[:, chosen], liked[:, chosen]
     campaign_ids = _as_bytes(items["item_id"])
     split = _split(liked.sum(axis=0), seed, source)
 
     stage1, stage2 = _draw_examples(
-        liked,
-        others=~rated if non_seeds == "pool" else rated & ~liked,
-        others_per_seed=NON_SEEDS_PER_SEED if non_seeds == "pool" else None,
-        campaign_ids=campaign_ids,
-        test=split.test,
-        seed=seed,
+        liked, rated & ~liked, campaign_ids=campaign_ids, test=split.test, seed=seed
     )
     histories = np.setdiff1d(split.train, [] if apart is None else apart)
     drawn = [_draw_history(liked, histories, seed, _HISTORY)]
@@ -181,7 +164,7 @@ def build_movielens(
     schema = BOTH if dislikes else SCHEMA
     vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, drawn, views)
     dataset = Dataset(
-        name=f"{edition.name}, non-seeds: {non_seeds}" + ", with dislikes" * dislikes,
+        name=f"{edition.name}, non-seeds: exposed" + ", with dislikes" * dislikes,
         schema=schema,
         vocabulary=vocabulary,
         user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
@@ -204,98 +187,76 @@ def movielens_users(dataset: Dataset) -> np.ndarray:
     return np.array([view.rpartition(b"/")[0] for view in dataset.user_ids.tolist()])
 
 
-def user_references(dataset: Dataset, train: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of stage 2 that ignore the campaign, as baselines for a model.
-
-    They count the examples of the training campaigns per user of MovieLens. With ``exposed``
-    non-seeds, the like rate is the fraction of a user's ratings that are at least 4.
+def like_rate(dataset: Dataset, train: np.ndarray) -> np.ndarray:
+    """Scores of stage 2 that ignore the campaign, as a reference: how often a user likes a movie.
 
     Args:
       dataset: as built by `build_movielens`; E examples are in stage 2.
       train: (H,) indices of the training campaigns.
 
     Returns:
-      ``activity``: (E,) float32, number of training campaigns of which the user is a seed;
-      ``like-rate``: (E,) float32, fraction of seeds among the user's training examples plus one
-      additional example that counts at the overall rate.
+      (E,) fraction of likes among the user's ratings of training campaigns, plus one additional
+      rating that counts at the overall rate.
     """
     ids, user_of = np.unique(movielens_users(dataset), return_inverse=True)
     trained = np.isin(dataset.stage1.campaign, train)
     user, label = user_of[dataset.stage1.user[trained]], dataset.stage1.label[trained]
-    count = np.bincount(user, minlength=len(ids))
-    activity = np.bincount(user, label, minlength=len(ids))
-    like_rate = (activity + label.mean()) / (count + 1)
-    judged = user_of[dataset.stage2.user]
-    return {
-        "activity": activity[judged].astype(np.float32),
-        "like-rate": like_rate[judged].astype(np.float32),
-    }
+    count, likes = np.bincount(user, minlength=len(ids)), np.bincount(user, label, len(ids))
+    rate = (likes + label.mean()) / (count + 1)
+    return rate[user_of[dataset.stage2.user]].astype(np.float32)
 
 
 def _read_source(
     source: Path, edition: Edition
 ) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
     """Users and items, both ascending by id, and the rated and liked pairs, both (U, I) bool."""
-    paths = [source / f"{edition.stem}.{kind}" for kind in ("user", "item", "inter")]
     of_users = ["user_id", "age", "gender", "occupation", "zip_code"]
-    users = _read_keyed(paths[0], of_users)
-    items = _read_keyed(paths[1], ["item_id", "release_year", edition.genres])
-    genres = items[edition.genres].str.extract_all("[^ ]+").alias("genres")
-    path, ratings = paths[2], _read_columns(paths[2], ["user_id", "item_id", "rating"])
-    rating = ratings["rating"].cast(pl.Float64, strict=False)
-    _refuse(path, rating.is_null() | rating.is_nan(), "the rating is no number")
-    user, item = (
-        ratings[key].replace_strict(known, np.arange(len(known)), default=-1)
-        for key, known in (("user_id", users["user_id"]), ("item_id", items["item_id"]))
+    users = _read(source / f"{edition.stem}.user", of_users).sort("user_id")
+    of_items = ["item_id", "release_year", edition.genres]
+    items = _read(source / f"{edition.stem}.item", of_items).sort("item_id")
+    age, year = pl.col("age").cast(pl.Int64, strict=False), pl.col("release_year")
+    before = year.cast(pl.Int64, strict=False) < 1990
+    group = pl.max_horizontal(pl.when(age >= least).then(least) for least in AGES)
+    users = users.with_columns(
+        age=group.cast(pl.String).fill_null(""), zip=pl.col("zip_code").str.slice(0, 2)
     )
-    for place in (user, item):
-        _refuse(path, place == -1, f"{place.name} is missing from its table")
-    pairs = pl.Series(user * len(items) + item)
-    _refuse(path, ~pairs.is_first_distinct(), "the user has rated this item on an earlier line")
+    items = items.with_columns(
+        release=pl.when(before)
+        .then(year.str.head(-1) + "0s")
+        .when(~before)
+        .then(year)
+        .fill_null(""),
+        genres=pl.col(edition.genres).str.extract_all("[^ ]+"),
+    )
+    path = source / f"{edition.stem}.inter"
+    ratings = _read(path, ["user_id", "item_id", "rating"])
+    with reading(path):
+        rating = ratings["rating"].cast(pl.Float64).to_numpy()
+        user, item = (
+            ratings[known.name].replace_strict(known, np.arange(len(known))).to_numpy()
+            for known in (users["user_id"], items["item_id"])
+        )
     rated = np.zeros((len(users), len(items)), bool)
     rated[user, item] = True
     liked = np.zeros_like(rated)
-    liked[user, item] = rating.to_numpy() >= LIKED
-    return users, items.with_columns(genres), rated, liked
+    liked[user, item] = rating >= LIKED
+    return users, items, rated, liked
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> pl.DataFrame:
+def _read(path: Path, names: Sequence[str]) -> pl.DataFrame:
     """The columns of an atomic file with these names as text, whole numbers without decimals.
 
-    The types of the columns differ between editions. Row i is line i + 2 of the file.
+    The types of the columns differ between editions.
     """
-    try:
+    with reading(path):
         table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be read ({reason}); get the file again") from error
-    table = table.rename(lambda cell: cell.rpartition(":")[0])
-    absent = [name for name in names if name not in table.columns]
-    if absent:
-        found = ", ".join(table.columns)
-        raise InputError(f"{path}:1: expected a column {absent[0]!r}, found {found}")
-    return table.select(pl.col(names).fill_null("").str.replace(r"\.0*$", ""))
-
-
-def _read_keyed(path: Path, names: Sequence[str]) -> pl.DataFrame:
-    """The columns with these names, sorted by the first, a key."""
-    table = _read_columns(path, names)
-    key = table[names[0]]
-    _refuse(path, key == "", f"{key.name} is missing")
-    _refuse(path, ~key.is_first_distinct(), f"{key.name} occurs on an earlier line")
-    return table.sort(key)
+        table = table.rename(lambda cell: cell.rpartition(":")[0])
+        return table.select(pl.col(names).fill_null("").str.replace(r"\.0*$", ""))
 
 
 def _as_bytes(ids: pl.Series) -> np.ndarray:
     """Ids as UTF-8 bytes."""
     return np.array([text.encode() for text in ids])
-
-
-def _refuse(path: Path, faulty: pl.Series, reason: str) -> None:
-    """Raises for the first faulty line of an atomic file."""
-    if faulty.any():
-        line = int(faulty.arg_max() or 0) + 2
-        raise InputError(f"{path}:{line}: {reason}; fix or remove the line")
 
 
 def _split(positives: np.ndarray, seed: int, source: Path) -> Split:
@@ -304,8 +265,7 @@ def _split(positives: np.ndarray, seed: int, source: Path) -> Split:
     num_train = round(TRAIN_FRACTION * num_campaigns)
     if not 0 < num_train < num_campaigns:
         raise InputError(
-            f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to "
-            "split; lower --min-likes"
+            f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to split"
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
     in_stage1 = -(-positives // 2)
@@ -320,9 +280,8 @@ def _split(positives: np.ndarray, seed: int, source: Path) -> Split:
 
 def _draw_examples(
     seeds: np.ndarray,
-    *,
     others: np.ndarray,
-    others_per_seed: int | None,
+    *,
     campaign_ids: np.ndarray,
     test: np.ndarray,
     seed: int,
@@ -331,8 +290,7 @@ def _draw_examples(
 
     Args:
       seeds: (U, C) bool.
-      others: (U, C) bool, candidates for non-seeds.
-      others_per_seed: number of non-seeds to draw per seed; None takes all candidates.
+      others: (U, C) bool, the non-seeds.
       campaign_ids: (C,) ids; a campaign's draws depend only on its id and ``seed``.
       test: campaigns with half of their examples of each label in stage 2.
       seed: random seed of the draws.
@@ -342,8 +300,6 @@ def _draw_examples(
         rng = np.random.default_rng([seed, _EXAMPLES, *own])
         positive = rng.permutation(np.flatnonzero(seeds[:, campaign]))
         negative = rng.permutation(np.flatnonzero(others[:, campaign]))
-        if others_per_seed is not None:
-            negative = negative[: others_per_seed * len(positive)]
         for label, user in ((1, positive), (0, negative)):
             cut = -(-len(user) // 2) if campaign in test else len(user)
             for stage, users in zip(stages, (user[:cut], user[cut:]), strict=True):
@@ -463,12 +419,9 @@ def _features(
     own_genres = [genres[campaign] for campaign in history.campaigns]
     genre = np.array(sorted({name for names in own_genres for name in names}), str)
     one_valued = {
-        "age": np.array([_age_group(age) for age in users["age"]]),
-        "gender": users["gender"].to_numpy().astype(str),
-        "occupation": users["occupation"].to_numpy().astype(str),
-        "zip": users["zip_code"].str.slice(0, 2).to_numpy().astype(str),
-        "release": np.array([_release(year) for year in items["release_year"]]),
+        name: users[name].to_numpy().astype(str) for name in ("age", "gender", "occupation", "zip")
     }
+    one_valued["release"] = items["release"].to_numpy().astype(str)
     for i in range(3):
         one_valued[f"genre{i + 1}"] = np.array([(*names, "", "", "")[i] for names in genres])
     known = {name: np.unique(np.append(raw, "")) for name, raw in one_valued.items()}  # "": missing
@@ -531,19 +484,3 @@ def _rarest_first(genres: list[list[str]]) -> list[list[str]]:
     """Genres of each movie, the rarest among all movies first."""
     count = Counter(name for names in genres for name in set(names))
     return [sorted(set(names), key=lambda name: (count[name], name)) for names in genres]
-
-
-def _age_group(age: str) -> str:
-    """Lower bound of the age group; empty if the age is not a number."""
-    return str(AGES[bisect(AGES, int(age)) - 1]) if _is_number(age) else ""
-
-
-def _release(year: str) -> str:
-    """The year, or the decade of a year before 1990; empty if it is not a number."""
-    if not _is_number(year):
-        return ""
-    return year if int(year) >= 1990 else f"{year[:-1]}0s"
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 4

@@ -58,7 +58,7 @@ def prepare(
 def write_tables(source: Path, folder: Path, schema: Schema) -> None:
     """Writes users, campaigns and examples as Parquet; see `prepare`."""
     users, campaigns = source / "userFeature.data", source / "adFeature.csv"
-    with _reading(users):
+    with reading(users):
         uid = _write_users(users, folder / "users.parquet", schema)
     table = _read_numbers(campaigns, ["aid", *(field.name for field in schema.campaign)])
     _check(campaigns, table["aid"].is_first_distinct(), 2, "the aid is on an earlier line, too")
@@ -115,7 +115,7 @@ def _write_users(path: Path, target: Path, schema: Schema) -> pl.Series:
 
 def _read_numbers(path: Path, names: Sequence[str], *, header: bool = True) -> pl.DataFrame:
     """The columns of a CSV file with these names, or all without a header, as Int64."""
-    with _reading(path):
+    with reading(path):
         table = pl.read_csv(
             path,
             has_header=header,
@@ -138,8 +138,8 @@ def _check(path: Path, valid: pl.Series, first: int, what: str) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Names the file in errors of reading it."""
+def reading(path: Path) -> Iterator[None]:
+    """Names a file in errors of reading it."""
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toy_movielens import (
     MOVIES,
     USERS,
+    build,
     build_toy,
     examples,
     features,
@@ -19,11 +20,7 @@ from toy_movielens import (
     write_toy,
 )
 
-from experiments.sources.movielens import (
-    build_movielens,
-    movielens_users,
-    user_references,
-)
+from experiments.sources.movielens import build_movielens, like_rate, movielens_users
 from metaheac_jax.data.storage import content_digest
 from metaheac_jax.errors import InputError
 
@@ -33,15 +30,14 @@ def movies_of(dataset, campaigns=slice(None)):
     return [int(key) for key in dataset.campaign_ids[campaigns]]
 
 
-@pytest.fixture(scope="module", params=["pool", "exposed"])
-def toy(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
     ratings = toy_ratings(USERS, MOVIES, seed=1)
-    directory = tmp_path_factory.mktemp("toy")
-    return ratings, request.param, *build_toy(directory, ratings, non_seeds=request.param)
+    return ratings, *build_toy(tmp_path_factory.mktemp("toy"), ratings)
 
 
 def test_who_is_a_seed_and_who_is_not(toy):
-    ratings, mode, dataset, split = toy
+    ratings, dataset, split = toy
     assert len(split.train) == round(0.6 * dataset.num_campaigns)
     assert sorted([*split.train, *split.test]) == list(range(dataset.num_campaigns))
     stage1, stage2 = examples(dataset, "stage1"), examples(dataset, "stage2")
@@ -56,12 +52,7 @@ def test_who_is_a_seed_and_who_is_not(toy):
         seeds = {u for u, lab in labels.items() if lab == 1}
         others = {u for u, lab in labels.items() if lab == 0}
         assert seeds == {u for (u, m), rating in ratings.items() if m == movie and rating >= 4}
-        if mode == "exposed":
-            assert others == {u for (u, m), rating in ratings.items() if m == movie and rating < 4}
-        else:
-            pool = {u for u in range(8, 8 + USERS) if (u, movie) not in ratings}
-            assert others <= pool
-            assert len(others) == min(len(pool), 4 * len(seeds))
+        assert others == {u for (u, m), rating in ratings.items() if m == movie and rating < 4}
         in_stage1 = Counter(lab for (m, _), (lab, _) in stage1.items() if m == movie)
         for label, whole in ((1, len(seeds)), (0, len(others))):
             assert in_stage1[label] == ((whole + 1) // 2 if movie in test else whole)
@@ -69,7 +60,7 @@ def test_who_is_a_seed_and_who_is_not(toy):
 
 def test_histories_are_those_of_the_training_campaigns_less_one_movie(toy):
     """Every example's features, from the ratings by the slow and plain way."""
-    ratings, _, dataset, split = toy
+    ratings, dataset, split = toy
     train = movies_of(dataset, split.train)
     left_out = {}
     for stage in ("stage1", "stage2"):
@@ -94,7 +85,7 @@ def test_histories_are_those_of_the_training_campaigns_less_one_movie(toy):
 
 
 def test_campaigns_are_their_year_and_genres_rarest_first(toy):
-    _, _, dataset, _ = toy
+    _, dataset, _ = toy
     count = Counter(genre for m in range(95, 95 + MOVIES) for genre in toy_genres(m))
     first = len(dataset.schema.user)
     for movie, rows in zip(movies_of(dataset), dataset.campaign_rows, strict=True):
@@ -116,12 +107,11 @@ def rows_by_example(dataset, split, stage, which):
     }
 
 
-@pytest.mark.parametrize("mode", ["pool", "exposed"])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
-def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
+def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, seed):
     ratings = toy_ratings(USERS, MOVIES, seed=seed)
-    dataset, split = build_toy(tmp_path, ratings, seed=seed, non_seeds=mode)
+    dataset, split = build_toy(tmp_path, ratings, seed=seed)
 
     # The test campaigns' ratings go to other users; their number of likes stays.
     swap = dict(
@@ -130,7 +120,7 @@ def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
     test = set(movies_of(dataset, split.test))
     moved = {(int(swap[u]) if m in test else u, m): r for (u, m), r in ratings.items()}
     assert moved != ratings
-    after, split_after = build_toy(tmp_path, moved, seed=seed, non_seeds=mode)
+    after, split_after = build_toy(tmp_path, moved, seed=seed)
 
     assert examples(after, "stage2") != examples(dataset, "stage2")
     np.testing.assert_array_equal(split_after.train, split.train)
@@ -140,13 +130,12 @@ def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
     assert rows_by_example(after, split, "stage1", "train") == before
 
 
-@pytest.mark.parametrize("mode", ["pool", "exposed"])
-def test_campaigns_apart_are_in_no_history(tmp_path, mode):
+def test_campaigns_apart_are_in_no_history(tmp_path):
     """They are as test campaigns are: one view per user, and no rating of theirs in a feature."""
     ratings = toy_ratings(USERS, MOVIES, seed=5)
-    dataset, split = build_toy(tmp_path, ratings, non_seeds=mode)
+    dataset, split = build_toy(tmp_path, ratings)
     apart = split.train[[1, 4]]
-    found, again = build_toy(tmp_path, ratings, non_seeds=mode, apart=apart)
+    found, again = build_toy(tmp_path, ratings, apart=apart)
     np.testing.assert_array_equal(again.train, split.train)
     movies = {str(movie) for movie in movies_of(dataset, apart)}
     shown = [set(features(found, view)["liked_movies"]) for view in range(found.num_users)]
@@ -187,9 +176,9 @@ def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, mo
     """
     size = {"users": users, "movies": movies}
     ratings = toy_ratings(users, movies, seed, liked=rate)
-    dataset, split = build_toy(tmp_path, ratings, seed, non_seeds="exposed", **size)
+    dataset, split = build_toy(tmp_path, ratings, seed, **size)
     movie, flipped = flip(ratings, dataset, split, seed)
-    after, split_after = build_toy(tmp_path, flipped, seed, non_seeds="exposed", **size)
+    after, split_after = build_toy(tmp_path, flipped, seed, **size)
     np.testing.assert_array_equal(split_after.train, split.train)
 
     def of_movie(data):
@@ -212,52 +201,43 @@ def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, mo
         assert all(str(movie) not in shown for shown in seen.values())
 
 
-def test_references_count_training_campaigns(toy):
-    _, _, dataset, split = toy
+def test_the_rate_of_likes_counts_training_campaigns(toy):
+    _, dataset, split = toy
     train = set(movies_of(dataset, split.train))
     known = {k: lab for k, (lab, _) in examples(dataset, "stage1").items() if k[0] in train}
     overall = sum(known.values()) / len(known)
-    scores = user_references(dataset, split.train)
+    scores = like_rate(dataset, split.train)
     users = movielens_users(dataset)[dataset.stage2.user].astype(int).tolist()
     for e, user in enumerate(users):
         own = [label for (_, u), label in known.items() if u == user]
-        assert scores["activity"][e] == sum(own)
         expected = (sum(own) + overall) / (len(own) + 1)
-        assert scores["like-rate"][e] == pytest.approx(expected, rel=1e-6)
+        assert scores[e] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "text", "what"),
+    ("kind", "old", "new", "what"),
     [
-        ("inter", 1, "user_id:token\titem_id:token\tstars:float\ttimestamp:float", "'rating'"),
-        ("inter", 3, "8\t95\t\t0", "the rating is no number"),
-        ("inter", 3, "7\t95\t5\t0", "user_id is missing from its table"),
-        ("inter", 3, "8\t999\t5\t0", "item_id is missing from its table"),
-        ("inter", 3, "\t95\t5\t0", "user_id is missing from its table"),
-        ("inter", 4, None, "rated this item on an earlier line"),
-        ("inter", 4, "8\t95", "the rating is no number"),
-        ("user", 3, "\t20\tM\tjob\t12345", "user_id is missing"),
-        ("user", 4, None, "user_id occurs on an earlier line"),
-        ("item", 5, None, "item_id occurs on an earlier line"),
-        ("item", 1, "item_id:token\trelease_year:token\tg:token_seq\tt:token_seq", "'class'"),
+        ("inter", "rating", "stars", "rating"),
+        ("inter", "\n", "\n8\t95\t\t0\n", "cannot be read"),  # no rating
+        ("inter", "\n", "\n7\t95\t5\t0\n", "cannot be read"),  # no such user
+        ("inter", "\n", "\n8\t999\t5\t0\n", "cannot be read"),  # no such movie
+        ("item", "class", "kind", "class"),
+        ("user", "user_id", "id", "user_id"),
     ],
 )
-def test_bad_source_files_are_refused_by_line(tmp_path, kind, line, text, what):
+def test_bad_source_files_are_refused(tmp_path, kind, old, new, what):
     write_toy(tmp_path, toy_ratings(USERS, MOVIES, seed=8), USERS, MOVIES)
     path = tmp_path / f"ml-100k.{kind}"
-    lines = path.read_text().splitlines()
-    lines[line - 1] = lines[line - 2] if text is None else text
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError) as error:
-        build_movielens(tmp_path, seed=0, min_likes=4)
-    assert str(error.value).startswith(f"{path}:{line}: ")
-    assert what in str(error.value)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=what) as error:
+        build(tmp_path, seed=0)
+    assert str(error.value).startswith(f"{path}: ")
 
 
 def test_too_few_campaigns_are_refused(tmp_path):
     write_toy(tmp_path, toy_ratings(USERS, MOVIES, seed=8), USERS, MOVIES)
     with pytest.raises(InputError, match="0 movies have enough likes"):
-        build_movielens(tmp_path, seed=0, min_likes=100)
+        build_movielens(tmp_path, seed=0)
 
 
 def test_movielens_1m_differs_in_form_only(tmp_path):
@@ -273,38 +253,34 @@ def test_movielens_1m_differs_in_form_only(tmp_path):
             header = header.replace(f"{name}:token", f"{name}:float")
         header = header.replace("class:token_seq", "genre:token")
         (new / f"ml-1m.{kind}").write_bytes("\r\n".join([header, *rows, ""]).encode())
-    built = [build_movielens(at, seed=0, min_likes=4) for at in (old, new)]
+    built = [build(at, seed=0) for at in (old, new)]
     assert [d.name.split(",")[0] for d, _ in built] == ["MovieLens-100K", "MovieLens-1M"]
     assert all(len(own.train) == round(0.6 * d.num_campaigns) > 0 for d, own in built)
     assert len({content_digest(dataset) for dataset, _ in built}) == 1
 
 
-REAL = {
-    "ml-100k": ("METAHEAC_ML100K", 943, 293, {"exposed": (35315, 23070), "pool": (101206, 69554)}),
-    "ml-1m": ("METAHEAC_ML1M", 6040, 827, {"exposed": (402831, 266555), "pool": (1237484, 828135)}),
-}
-
-
-@pytest.mark.parametrize("mode", ["exposed", "pool"])
-@pytest.mark.parametrize("stem", list(REAL))
-def test_the_real_files(stem, mode):
-    variable, users, campaigns, counts = REAL[stem]
+@pytest.mark.parametrize(
+    ("stem", "users", "campaigns", "counts"),
+    [("ml-100k", 943, 293, (35315, 23070)), ("ml-1m", 6040, 827, (402831, 266555))],
+)
+def test_the_real_files(stem, users, campaigns, counts):
+    variable = f"METAHEAC_{stem.upper().replace('-', '')}"
     if variable not in os.environ:
         pytest.skip(
             f"{variable} does not name the folder of {stem}.inter, .user and .item (GroupLens "
             "forbids redistribution, so they are not here)"
         )
-    dataset, split = build_movielens(Path(os.environ[variable]), seed=0, non_seeds=mode)
+    dataset, split = build_movielens(Path(os.environ[variable]), seed=0)
     assert dataset.num_campaigns == campaigns
     both = dataset.stage1.counts + dataset.stage2.counts
-    assert (both[split.train].sum(), both[split.test].sum()) == counts[mode]
+    assert (both[split.train].sum(), both[split.test].sum()) == counts
     assert dataset.num_users == users + both[split.train].sum()
 
 
 def test_with_dislikes_no_list_has_the_examples_own_movie_or_tells_its_label(tmp_path):
     ratings = toy_ratings(USERS, MOVIES, seed=1)
-    dataset, split = build_toy(tmp_path, ratings, non_seeds="exposed", dislikes=True)
-    plain, _ = build_toy(tmp_path, ratings, non_seeds="exposed")
+    dataset, split = build_toy(tmp_path, ratings, dislikes=True)
+    plain, _ = build_toy(tmp_path, ratings)
     train = movies_of(dataset, split.train)
     for (movie, user), (label, view) in examples(dataset, "stage1").items():
         found = features(dataset, view)
