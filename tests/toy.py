@@ -154,5 +154,4 @@ def with_shares(general, shares=(0.2, 0.3, 0.5)):
     """The model of an ensemble in which every member has a share; other models as they are."""
     if general.method != "ensemble":
         return general
-    network = general.state["network"] | {"shares": np.array(shares, np.float32)}
-    return replace(general, state={**general.state, "network": network})
+    return replace(general, state={**general.state, "shares": np.array(shares)})

@@ -207,16 +207,15 @@ def stored_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _offline(general: General) -> dict[str, Any]:
     """The last step of the offline stage, and the best one, which was kept.
 
-    An ensemble is judged once, after the trainings of its members: only the sum of their best steps
-    is known, and the shares of the members. Without early stopping nothing is judged.
+    An ensemble is judged once, after the trainings of its members: only the best step of the one
+    that takes steps is known, and the shares. Without early stopping nothing is judged.
     """
     if not general.judgements:
         return {}
     best = max(general.judgements, key=lambda judged: judged.auc).step
     if len(general.judgements) > 1:
         return {"steps": general.judgements[-1].step, "best_step": best}
-    shares = general.state.get("network", {}).get("shares", ())
-    return {"best_step": best, "shares": np.asarray(shares).tolist()}
+    return {"best_step": best, "shares": np.asarray(general.state.get("shares", ())).tolist()}
 
 
 def forget_compiled() -> None:

@@ -48,7 +48,6 @@ ADAPTING = (
     ("adapt-campaign", "metaheac-lengths", "on campaign rows alone"),
     ("solved-constant", None, "the head is solved"),
     ("solved-head", "solved-constant", "the derivative goes through the solution"),
-    ("ensemble", "without-meta-lengths", "the weighted mean with other members"),
 )
 _PART = re.compile(r"(?<=<!-- python -m experiments.results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 

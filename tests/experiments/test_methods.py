@@ -58,13 +58,13 @@ def test_a_choice_can_be_that_of_another_method(chosen):
 
 
 def test_values_reach_all_members_of_an_ensemble_or_the_one_that_is_named(chosen):
-    chosen(ensemble={"network.value_dropout": 0.9})
+    chosen(ensemble={"head.value_dropout": 0.9})
     default, config = configured("ensemble").config, config_of("ensemble")
-    assert config.network.value_dropout == 0.9
-    assert config.head == default.head
+    assert config.head.value_dropout == 0.9
+    assert (config.prior, config.lr) == (default.prior, default.lr)
     changed = config_of("ensemble", changes=["penalty=7", "head.width=8"])
     assert (changed.head.penalty, changed.lr.penalty) == (7, 7)
-    assert (changed.head.width, changed.network.width) == (8, 16)
+    assert (changed.head.width, default.head.width) == (8, 16)
 
 
 @pytest.mark.parametrize("names", [["xgboost"], ["lr", "all"]])

@@ -96,7 +96,7 @@ def test_the_offline_stage_has_its_steps(tmp_path, judged):
     """That of an ensemble, which is judged once, has its best step and its shares."""
     # Step, AUC, loss.
     judgements = np.array([[2.0, 0.5, 0.75], [4.0, 0.75, 0.625], [6.0, 0.7, 0.5]])
-    state = {"network": {"shares": np.array([0.25, 0.25, 0.5])}}
+    state = {"shares": np.array([0.25, 0.25, 0.5])}
     method = stepper(lambda of: Trained(state, judgements[:judged]))
     data = Data(world(), split_of([0, 1], small=[0]))
     found = run_in(tmp_path, data, [method])["metaheac"]["offline"]

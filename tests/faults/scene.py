@@ -48,7 +48,7 @@ class Task:
 TASKS = {
     "prepare": Task("prepare TABLES OUT"),
     "add": Task("add OUT --campaigns CAMPAIGNS.csv --examples EXAMPLES.csv", needs="DATA"),
-    "fit": Task(f"fit DATA OUT --set {SETTINGS}", goes_on="--resume"),
+    "fit": Task(f"fit DATA OUT --method metaheac --set {SETTINGS}", goes_on="--resume"),
     "expand": Task("expand MODEL DATA --campaign tea --size 30 --out OUT", ".csv"),
     "explain": Task("explain MODEL DATA --campaign tea --size 30 --out OUT", ".json"),
     "export": Task("export MODEL DATA --campaign tea --out OUT"),

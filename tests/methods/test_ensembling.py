@@ -1,24 +1,23 @@
-"""The ensemble: a mean of three methods that are trained and customised as they are alone."""
+"""The ensemble: a weighted sum of three methods that are trained and customised as alone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dataset, drawn, tiny, with_shares
+from toy import dataset, tiny, with_shares
 
-from metaheac_jax.methods import Run, customise, fit
-from metaheac_jax.methods.ensembling import Ensemble, Member
+from metaheac_jax.customising.score import SumScorer, score_many
+from metaheac_jax.methods import Run, customise, ensembling, fit
+from metaheac_jax.methods.ensembling import best_shares
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
-from metaheac_jax.networks import MLP, sigmoid_output
-from metaheac_jax.table.pooling import UserFields
-from metaheac_jax.training.sharding import device_mesh
+from metaheac_jax.model import FunctionScorer
+from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
 TRAIN, NEW = np.arange(9), np.arange(9, 12)
 METHOD = tiny("ensemble", offline_epochs=2, offline_patience=8, outer_learning_rate=0.01)
 CAMPAIGNS = [DATA.campaign(c) for c in NEW]
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -27,39 +26,38 @@ def general(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """General models of the members, each trained by itself."""
-    return [(own, fit(DATA, own, campaigns=TRAIN, seed=3)) for own in METHOD.members]
+def alone(general):
+    """General models of the members, each trained by itself with the same held-out campaigns."""
+    held = [DATA.index_of(c) for c in general.held_out]
+    rest = np.setdiff1d(TRAIN, held)
+    return [(own, fit(DATA, own, campaigns=rest, held_out=held, seed=3)) for own in METHOD.members]
 
 
 def scores(models):
     return np.array([model.score(DATA.user_rows) for model in models])
 
 
-def shares_of(general):
-    return np.asarray(general.state["network"]["shares"])
-
-
-def test_its_arrays_are_on_the_device(general):
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(dict(general.state)))
-
-
+@slow
 @pytest.mark.parametrize("shares", [None, (0.2, 0.3, 0.5)])
-def test_a_score_is_the_weighted_mean_of_those_of_its_members_alone(general, alone, shares):
+def test_a_score_is_the_weighted_sum_of_those_of_its_members_alone(general, alone, shares):
     if shares is not None:
         general = with_shares(general, shares)
     models = customise(general, DATA, CAMPAIGNS, seed=5)
     each = np.stack([scores(customise(of, DATA, CAMPAIGNS, seed=5)) for _, of in alone])
-    expected = np.tensordot(shares_of(general), each, axes=1)
+    expected = np.tensordot(general.state["shares"], each, axes=1)
     np.testing.assert_allclose(scores(models), expected, atol=1e-5)
+    together = score_many([model.scorer for model in models])(DATA.user_rows)
+    np.testing.assert_allclose(together, expected, atol=1e-4)
     assert min(np.abs(each[a] - each[b]).max() for a, b in ((0, 1), (1, 2), (0, 2))) > 0.1
 
 
+@slow
 def test_before_customising_it_is_the_general_model(general, alone):
     run = Run(DATA, TRAIN, 0)
     untouched = before(METHOD, run, general)
-    each = [*(before(own, run, of) for own, of in alone[:2]), 0 * untouched]  # LR is 0 everywhere
-    np.testing.assert_allclose(untouched, np.tensordot(shares_of(general), each, axes=1), atol=1e-5)
+    each = [before(own, run, of) for own, of in alone[:2]]
+    expected = np.tensordot(general.state["shares"][:2], each, axes=1)
+    np.testing.assert_allclose(untouched, expected, atol=1e-5)
     assert np.abs(untouched - scores(customise(general, DATA, CAMPAIGNS))).max() > 0.1
 
 
@@ -68,41 +66,27 @@ def before(method, run, general):
     return np.array([scorer(DATA.user_rows) for scorer in scorers])
 
 
-def judged_auc(general):
-    """The AUC on the halves of the campaigns that were held out."""
-    held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
-    halves = [halve(DATA, int(c), 3) for c in held]
-    return judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, general.state).auc
-
-
-def test_its_judgement_is_of_all_together(general, alone):
-    """At the steps of both kept states; held out are the campaigns of the members."""
+@slow
+def test_its_judgement_is_that_of_all_together(general, alone):
     [judged] = general.judgements
-    assert judged.step == sum(steps_of(of) for _, of in alone[:2])
-    assert general.held_out == alone[0][1].held_out == alone[1][1].held_out
-    assert judged_auc(general) == pytest.approx(judged.auc, abs=1e-6)
+    halves = [halve(DATA, DATA.index_of(c), 3) for c in general.held_out]
+    found = judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, general.state)
+    assert found.auc == pytest.approx(judged.auc, abs=1e-6)
+    assert judged.step == steps_of(general) == steps_of(alone[0][1])
 
 
-def test_the_share_of_lr_is_the_best_on_held_out_campaigns(general):
-    """The least of the best, and half of the rest for each other member."""
-    tried = {}
-    for lr in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
-        own = with_shares(general, ((1 - lr) / 2, (1 - lr) / 2, lr))
-        tried[lr] = judged_auc(own)
-    best = min(lr for lr, auc in tried.items() if auc == max(tried.values()))
-    assert best > 0
-    np.testing.assert_allclose(shares_of(general), [(1 - best) / 2, (1 - best) / 2, best])
-    assert general.judgements[0].auc == pytest.approx(tried[best], abs=1e-6)
-
-
-def test_without_held_out_campaigns_lr_has_no_share_or_the_one_that_it_had(general):
+@slow
+def test_without_held_out_campaigns_shares_are_equal_or_those_that_it_had(general):
     short = METHOD.changed(offline_epochs=1, offline_patience=None)
-    np.testing.assert_array_equal(shares_of(fit(DATA, short, campaigns=TRAIN)), [0.5, 0.5, 0])
-    start = with_shares(general, (0.3, 0.3, 0.4))
+    first = fit(DATA, short, campaigns=TRAIN)
+    np.testing.assert_allclose(first.state["shares"], [1 / 3] * 3)
+    start = with_shares(general, (0.2, 0.5, 0.3))
     longer = fit(DATA, short, campaigns=TRAIN, start=start)
-    np.testing.assert_allclose(shares_of(longer), [0.3, 0.3, 0.4])
+    np.testing.assert_allclose(longer.state["shares"], [0.2, 0.5, 0.3])
+    assert steps_of(longer) == steps_of(general) + steps_of(first)
 
 
+@slow
 def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(tmp_path, general):
     class Stopped(Exception):
         pass
@@ -111,7 +95,7 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
 
     def stop(what, done, total):
         begun.append((what, done))
-        if "w/o Meta" in what and done:
+        if "Learned prior" in what:
             raise Stopped
 
     options = {"campaigns": TRAIN, "seed": 3, "directory": tmp_path / "e"}
@@ -122,69 +106,51 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
     assert fresh(begun)
     assert not fresh(seen)
     jax.tree.map(np.testing.assert_array_equal, dict(again.state), dict(general.state))
-    share, auc = shares_of(again)[-1], again.judgements[0].auc
-    assert f"Ensemble: share of LR {share:g}, held-out AUC {auc:.4f}" in [what for what, _ in seen]
+    told = ", ".join(f"{own:g}" for own in np.asarray(general.state["shares"]))
+    [judged] = general.judgements
+    assert seen[-1][0] == f"Ensemble: shares {told}, held-out AUC {judged.auc:.4f}"
 
 
-def test_hooks_get_the_records_of_each_member():
-    records, method = [], METHOD.changed(offline_epochs=1, offline_patience=None)
-    fit(DATA, method, campaigns=TRAIN, hooks=[records.append])
-    names = {record["name"] for record in records}
-    assert names == {"Ensemble: Solved head", "Ensemble: MetaHeac w/o Meta"}
+# Shares -----------------------------------------------------------------------------------------
 
 
-def test_a_mesh_of_one_device_makes_the_same_model(general):
-    """But for rounding, of which Adam makes steps where gradients are as small."""
-    mesh, rate = device_mesh(campaign=1, row=1), METHOD.config.head.outer_learning_rate
-    made = fit(DATA, METHOD, campaigns=TRAIN, seed=3, mesh=mesh)
-    pairs = zip(*map(jax.tree.leaves, (made.state, general.state)), strict=True)
-    off = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
-    assert off.mean() < rate / 10
+def noisy(rng, label, *noise):
+    """(E, P) scores of members, which are the labels and noise of these standard deviations."""
+    return label + np.array(noise)[:, None] * rng.normal(size=(len(noise), len(label)))
 
 
-# Its network ------------------------------------------------------------------------------------
-
-
-class Weighted:
-    """Log-odds: a weight times the sum of all user fields, less the sum of the campaign's."""
-
-    def init(self, key, user, campaign):
-        return jax.random.normal(key, user.dense().shape[-1:])
-
-    def apply(self, weight, user, campaign):
-        return sigmoid_output(user.dense().sum(-2) @ weight - campaign.sum())
-
-
-ONE_WIDE = Member("c", Weighted(), 1)
-
-
-def test_its_log_odds_are_the_weighted_sum_of_those_of_its_members():
-    user, campaign = jnp.arange(12.0).reshape(1, 2, 6) / 10, jnp.arange(6.0).reshape(1, 6)
-    network = Ensemble((Member("a", Weighted(), 2), Member("b", Weighted(), 3), ONE_WIDE))
-    params = {"a": jnp.ones(2), "b": 10 * jnp.ones(3), "c": 100 * jnp.ones(1)}
-    output = network.apply(params | {"shares": jnp.array([1.0, 0.5, 2])}, user, campaign)
-    # Columns (0, 1), (2, 3, 4) and (5,) of both fields, and the campaign's 0 + 1, 2 + 3 + 4 and 5.
-    expected = (1.4 - 1) + 0.5 * (36.0 - 9) + 2 * (160.0 - 5)
-    np.testing.assert_allclose(output.log_p - output.log_not_p, [expected], rtol=1e-6)
-
-
-def test_members_are_drawn_apart():
-    network = Ensemble((Member("a", Weighted(), 3), Member("b", Weighted(), 3), ONE_WIDE))
-    params = network.init(jax.random.key(0), jnp.zeros((1, 2, 7)), jnp.zeros((1, 7)))
-    assert params["a"].shape == params["b"].shape == (3,)
-    assert params["c"].shape == (1,)
-    assert not np.array_equal(params["a"], params["b"])
-    np.testing.assert_allclose(params["shares"], [1 / 3] * 3)
-
-
-def test_fields_kept_as_products_give_the_same():
-    """`UserFields`, whose values have embeddings in common, and their dense form."""
+def halves_of(*noise):
+    """Scores and labels of ten campaigns."""
     rng = np.random.default_rng(0)
-    parts = [(3, 4), (4, 6), (3, 1, 6), (3, 2)]
-    fields = UserFields(*(jnp.asarray(rng.normal(size=shape)) for shape in parts), (4, 0))
-    campaign = jnp.asarray(rng.normal(size=(2, 6)))
-    network = Ensemble((Member("a", MLP(), 3), Member("b", MLP(), 3)))
-    params = drawn(network, fields.dense(), campaign)
-    ours, theirs = (network.apply(params, user, campaign) for user in (fields, fields.dense()))
-    np.testing.assert_allclose(ours.log_p, theirs.log_p, rtol=1e-4)
-    assert np.ptp(ours.log_p) > 0.01
+    labels = [(rng.random(2000) < 0.2).astype(int) for _ in range(10)]
+    return [noisy(rng, label, *noise) for label in labels], labels
+
+
+def test_shares_are_those_of_the_best_weighted_sum(monkeypatch):
+    """Independent members count by the inverse of their variance."""
+    monkeypatch.setattr(ensembling, "_PENALTY", 0)
+    halves = halves_of(1, 1, 2)
+    found = best_shares(*halves, [1] * 10)
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found, [4 / 9, 4 / 9, 1 / 9], atol=0.11)
+    mean = lambda own: np.mean([auc(own @ s, y) for s, y in zip(*halves, strict=True)])  # noqa: E731
+    assert mean(found) >= max(map(mean, np.random.default_rng(0).dirichlet([1] * 3, 50))) - 1e-4
+
+
+def test_a_penalty_draws_shares_to_equal_ones(monkeypatch):
+    halves = halves_of(1, 3)
+    for penalty, expected in ((0, 0.9), (1e3, 0.5)):
+        monkeypatch.setattr(ensembling, "_PENALTY", penalty)
+        assert best_shares(*halves, [1] * 10)[0] == pytest.approx(expected, abs=0.11)
+
+
+def test_campaigns_count_by_their_weights(monkeypatch):
+    monkeypatch.setattr(ensembling, "_PENALTY", 0)
+    (one, label), (other, _) = ((own[0] for own in halves_of(*n)) for n in ((1, 9), (9, 1)))
+    both = [one, other], [label, label]
+    assert best_shares(*both, [1, 0])[0] > 0.9
+    assert best_shares(*both, [0, 1])[0] < 0.1
+
+
+def test_a_sum_of_functions_has_no_program():
+    assert SumScorer((FunctionScorer(lambda users: users[:, 0]),), (1.0,)).program() is None

@@ -9,12 +9,9 @@ from toy import aucs, dataset
 
 import metaheac_jax as mh
 from metaheac_jax.customising.score import score_many
-from metaheac_jax.data.campaign import group_by_campaign
-from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.methods import Run, configured
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
-from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.training.posterior import Examples, Gaussian, Learned
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
@@ -83,7 +80,7 @@ def test_attributes_alone_tell_campaigns_apart(general):
     assert np.ptp(scores[0]) > 0
 
 
-NOTHING = Examples(np.zeros((2, 2), np.float32), np.arange(2), np.ones(2))
+NOTHING = Examples(np.zeros((2, 2), np.float32), np.arange(2))
 ROWS = np.array([[0, 4], [0, 5], [1, 4], [1, 5]])
 
 
@@ -126,59 +123,8 @@ def test_correlations_are_those_of_the_attributes_that_matter():
         for weights in modes:
             x = rng.normal(size=(5000, 8)).astype(np.float32)
             label = (rng.random(5000) < expit(x @ weights)).astype(np.float32)
-            campaigns.append(Examples(x, label, np.ones(5000, np.float32)))
+            campaigns.append(Examples(x, label))
         learned = Learned(Gaussian(mean, np.eye(8)), modes)
         chosen = choose_correlations(shared, learned, campaigns)
         assert chosen[0] <= 0.1
         assert least <= chosen[1] <= most
-
-
-def combinations(users=400, campaigns=24, per_campaign=160):
-    """Users with two binary values: campaigns differ in whether equal or unequal ones convert."""
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 2, (users, 2))
-    sign = rng.choice([-1, 1], campaigns)
-
-    def stage():
-        user = np.concatenate(
-            [rng.choice(users, per_campaign, replace=False) for _ in range(campaigns)]
-        )
-        campaign = np.repeat(np.arange(campaigns), per_campaign)
-        odds = 2 * sign[campaign] * (2 * (values[user, 0] == values[user, 1]) - 1)
-        label = rng.random(len(user)) < expit(odds)
-        return group_by_campaign(campaign, user, label, num_campaigns=campaigns)
-
-    return Dataset(
-        name="combinations",
-        schema=Schema((Field("one"), Field("other")), (Field("kind"),)),
-        vocabulary=Vocabulary((np.arange(2), np.arange(2), np.arange(1))),
-        user_ids=np.arange(users),
-        user_rows=(values + np.array([0, 2])).astype(np.int32),
-        campaign_ids=np.arange(campaigns),
-        campaign_rows=np.full((campaigns, 1), 4, np.int32),
-        stage1=stage(),
-        stage2=stage(),
-    )
-
-
-@pytest.mark.slow
-def test_a_tower_sees_combinations_of_values():
-    data, new = combinations(), [20, 21, 22, 23]
-    linear = configured("learned-prior", num_coordinates=2, sums=False)
-    tower = configured(
-        "tower-prior",
-        num_coordinates=2,
-        sums=False,
-        offline_epochs=20,
-        offline_patience=None,
-        outer_learning_rate=0.02,
-        value_dropout=0.0,
-    )
-    found = []
-    for method in (linear, tower):
-        general = mh.fit(data, method, campaigns=np.arange(20))
-        own = [data.campaign(c) for c in new]
-        models = [model.score for model in mh.customise(general, data, own)]
-        found.append(aucs(data, new, models).mean())
-    assert found[0] < 0.6
-    assert found[1] > 0.8

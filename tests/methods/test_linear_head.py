@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.methods.linear_head import LinearHead
-from metaheac_jax.methods.solved_heads import UserTower
 from metaheac_jax.table.layout import Layout
 
 
@@ -21,22 +20,6 @@ def test_log_odds_are_the_product_of_factors_and_head():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     offset, factors = network.offset_and_factors({}, user)
     np.testing.assert_allclose(offset + factors @ head, expected, rtol=1e-5)
-
-
-def test_a_tower_reads_the_other_columns():
-    rng = np.random.default_rng(1)
-    network = LinearHead(2, False, UserTower(widths=(4,), num_hidden=2, num_linear=3))
-    user, campaign = jnp.asarray(rng.normal(size=(5, 3, 6)), jnp.float32), jnp.zeros((1, 6))
-    params = network.init(jax.random.key(0), user, campaign)
-    assert params["head"].shape == (3 * 2 + 1 + 2 + 3 + 1,)
-    factors = network.offset_and_factors(params, user)[1]
-    np.testing.assert_array_equal(factors[:, :6], user[..., :2].reshape(5, 6))
-    np.testing.assert_array_equal(
-        factors[:, 6:], network.tower.apply(params["tower"], user[..., 2:])
-    )
-    params["head"] = jnp.asarray(rng.normal(size=13), jnp.float32)
-    found = network.apply(params, user, campaign).log_odds
-    np.testing.assert_allclose(found, factors @ params["head"], rtol=1e-5)
 
 
 def test_sums_are_means_times_the_number_of_values():

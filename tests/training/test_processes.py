@@ -97,8 +97,11 @@ def in_two(*words):
     return [metaheac(*job, f"{number}/2@127.0.0.1:{port}") for number in range(2)]
 
 
+METAHEAC = ("--method", "metaheac", "--set")
+
+
 def fit(folder, out, *words):
-    return in_two("fit", folder / "data", out, "--set", "offline_epochs=3", *words)
+    return in_two("fit", folder / "data", out, *METAHEAC, "offline_epochs=3", *words)
 
 
 def wait_for(path, jobs, *, seconds=600):
@@ -140,7 +143,7 @@ def test_a_process_waits_for_one_that_is_late():
 @pytest.mark.slow
 def test_a_process_that_is_told_to_stop_ends_and_so_do_the_others(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
-    jobs = in_two("fit", tmp_path / "data", tmp_path / "model", "--set", "offline_epochs=500")
+    jobs = in_two("fit", tmp_path / "data", tmp_path / "model", *METAHEAC, "offline_epochs=500")
     wait_for(tmp_path / "model.training" / CHECKPOINT, jobs)
     jobs[1].send_signal(signal.SIGTERM)
     _, error = jobs[1].communicate(timeout=60)

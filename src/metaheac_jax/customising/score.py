@@ -7,7 +7,7 @@ F factors of a solved head.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -218,6 +218,67 @@ class HeadScorer(AdaptedScorer):
         return lambda users: np.concatenate([part(users) for part in parts])
 
 
+@dataclass(frozen=True, eq=False)
+class SumScorer(Scorer):
+    """The scorer of a weighted sum of the log-odds of other scorers.
+
+    Attributes:
+      members: E scorers.
+      shares: the E weights.
+    """
+
+    members: tuple[Scorer, ...]
+    shares: tuple[float, ...]
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) log-odds that each converts."""
+        return self._sum([scorer(users) for scorer in self.members])
+
+    def _sum(self, scores: Sequence[Any]) -> Any:
+        # No matrix product, which accelerators round.
+        return sum(share * own for share, own in zip(self.shares, scores, strict=True))
+
+    @property
+    def group(self) -> Hashable | None:
+        """The shares."""
+        return type(self), self.shares
+
+    def together(self, group: Sequence[SumScorer]) -> Callable[[UserRows], np.ndarray]:
+        """See `Scorer.together`; each member scores for all campaigns."""
+        parts = [score_many(own) for own in zip(*(of.members for of in group), strict=True)]
+        return lambda users: self._sum([part(users) for part in parts])
+
+    @property
+    def copies(self) -> bool:
+        """Whether a member copies the table."""
+        return any(own.copies for own in self.members)
+
+    def with_own_table(self) -> SumScorer:
+        """See `Scorer.with_own_table`."""
+        return replace(self, members=tuple(own.with_own_table() for own in self.members))
+
+    def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> SumScorer:
+        """See `Scorer.on_device`."""
+        return replace(self, members=tuple(own.on_device(device, moved) for own in self.members))
+
+    def program(self) -> tuple[dict[str, Any], Callable[..., Array]] | None:
+        """See `Scorer.program`."""
+        if (joint := self.joint_program([self])) is None:
+            return None
+        weights, score = joint
+        return weights, lambda weights, users: score(weights, users)[:, 0]
+
+    def joint_program(
+        self, group: Sequence[SumScorer]
+    ) -> tuple[dict[str, Any], Callable[..., Array]] | None:
+        """The program of C scorers with these shares; see the function `joint_program`."""
+        joint = _numbered(map(joint_program, zip(*(of.members for of in group), strict=True)))
+        if joint is None:
+            return None
+        weights, each = joint
+        return weights, lambda weights, users: self._sum(each(weights, users))
+
+
 def score_many(scorers: Sequence[Scorer]) -> Callable[[UserRows], np.ndarray]:
     """Builds a function that scores users with the models of C campaigns: (P, S) -> (C, P).
 
@@ -252,17 +313,31 @@ def joint_program(scorers: Sequence[Scorer]) -> tuple[dict[str, Any], Callable[.
     first = scorers[0]
     if isinstance(first, HeadScorer) and all(own.group == first.group for own in scorers):
         return _program_of_heads([own for own in scorers if isinstance(own, HeadScorer)])
-    programs = [own.program() for own in scorers]
-    parts = [own for own in programs if own is not None]
-    if len(parts) < len(scorers):
+    if isinstance(first, SumScorer) and all(own.group == first.group for own in scorers):
+        return first.joint_program([own for own in scorers if isinstance(own, SumScorer)])
+    joint = _numbered(own.program() for own in scorers)
+    if joint is None:
         return None
+    weights, each = joint
+    return weights, lambda weights, users: jnp.stack(each(weights, users), axis=1)
+
+
+def _numbered(
+    programs: Iterable[tuple[dict[str, Any], Callable[..., Array]] | None],
+) -> tuple[dict[str, Any], Callable[..., list[Array]]] | None:
+    """The weights of all programs, under their numbers, and their results; None if one is None."""
+    parts = list[tuple[dict[str, Any], Callable[..., Array]]]()
+    for own in programs:
+        if own is None:
+            return None
+        parts.append(own)
     weights = {f"{n}/{path}": a for n, (own, _) in enumerate(parts) for path, a in own.items()}
 
-    def score(weights: dict[str, Array], users: Array) -> Array:
+    def each(weights: dict[str, Array], users: Array) -> list[Array]:
         of_each = unflatten_dict({tuple(path.split("/", 1)): a for path, a in weights.items()})
-        return jnp.stack([own(of_each[str(n)], users) for n, (_, own) in enumerate(parts)], axis=1)
+        return [score(of_each[str(n)], users) for n, (_, score) in enumerate(parts)]
 
-    return weights, score
+    return weights, each
 
 
 def _program_of_heads(

@@ -11,12 +11,7 @@ from metaheac_jax.methods.fine_tuning import (
     WithoutMeta,
 )
 from metaheac_jax.methods.general_models import configured, customise, fit
-from metaheac_jax.methods.learned_prior import (
-    LearnedPrior,
-    LearnedPriorConfig,
-    TowerPrior,
-    TowerPriorConfig,
-)
+from metaheac_jax.methods.learned_prior import LearnedPrior, LearnedPriorConfig
 from metaheac_jax.methods.logistic_regression import LogisticRegression
 from metaheac_jax.methods.method import METHODS, Method, Run, Trained, method_of, register
 from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
@@ -38,8 +33,6 @@ __all__ = [
     "Run",
     "SolvedHeadConfig",
     "SolvedHeadMethod",
-    "TowerPrior",
-    "TowerPriorConfig",
     "Trained",
     "WithoutMeta",
     "configured",

@@ -78,7 +78,7 @@ def _shared(config: Config, preset: MetaHeacConfig) -> dict[str, Any]:
 
 def fit(
     data: Dataset,
-    method: Method[Any] | str = "metaheac",
+    method: Method[Any] | str = "ensemble",
     *,
     start: General | None = None,
     campaigns: Indices | None = None,

@@ -140,15 +140,35 @@ def judge_state(
     """
     count = len(held_out)
     own = [held_out[number] for number in (range(count) if run.mesh is None else own_part(count))]
-    quiet = replace(run, progress=silent)
-    models = customise(quiet, on_device(state), [held.campaign for held in own])
-    judged = []
-    for held, model in zip(own, models, strict=True):
-        log_odds = np.asarray(model(run.dataset.user_rows[held.users]), np.float64)
-        if np.isnan(log_odds).any():
+    scores = score_halves(customise, run, own, state)
+    judged = [quality_of(*pair) for pair in zip(own, scores, strict=True)]
+    return mean_quality(held_out, judged if run.mesh is None else of_all(judged, count))
+
+
+def score_halves(
+    customise: Customise, run: Run, held_out: Sequence[HeldOut], state: State
+) -> list[np.ndarray]:
+    """The float64 log-odds of the judged half of each campaign, after customising to the other.
+
+    Raises:
+      Diverged: a score is not a number.
+    """
+    quiet, scores = replace(run, progress=silent), list[np.ndarray]()
+    models = customise(quiet, on_device(state), [held.campaign for held in held_out])
+    for held, model in zip(held_out, models, strict=True):
+        scores.append(np.asarray(model(run.dataset.user_rows[held.users]), np.float64))
+        if np.isnan(scores[-1]).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
-        loss = np.mean(np.logaddexp(0, log_odds) - held.labels * log_odds)
-        judged.append(Quality(auc(log_odds, held.labels), float(loss)))
-    judged = judged if run.mesh is None else of_all(judged, count)
+    return scores
+
+
+def quality_of(held: HeldOut, log_odds: np.ndarray) -> Quality:
+    """The quality of log-odds of a campaign's judged half."""
+    loss = np.mean(np.logaddexp(0, log_odds) - held.labels * log_odds)
+    return Quality(auc(log_odds, held.labels), float(loss))
+
+
+def mean_quality(held_out: Sequence[HeldOut], judged: Sequence[Quality]) -> Quality:
+    """The mean over campaigns, weighted as in `HeldOut`."""
     weights = [held.weight for held in held_out]
     return Quality(*np.average(judged, axis=0, weights=weights).tolist())

@@ -7,20 +7,19 @@ the mean of its values' `data.coordinates`. The weights of a campaign have a Gau
 mean and covariance are learned from the training campaigns (`training.posterior`), and whose mean
 moves towards the weights of training campaigns with the same attributes. There are no gradient
 steps, and nothing is random but a choice of examples in very large campaigns. Features that are
-linear in values miss what only combinations of values show; `TowerPrior` adds the factors of a
-solved head, which has hidden layers. Neither method is in the paper.
+linear in values miss what only combinations of values show. The method is not in the paper.
 
-Axes: P users, S slots of a user, R table rows, M user fields, N campaign fields, k coordinates,
-K columns that a tower reads, F factors, p features, C training campaigns.
+Axes: P users, S slots of a user, R table rows, N campaign fields, k coordinates, F factors,
+p features, C training campaigns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,7 @@ from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import sampled_users, value_coordinates
 from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods.config import Config, within
-from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     PROGRAMS_KEPT,
@@ -46,13 +43,17 @@ from metaheac_jax.methods.method import (
     lengthened,
     register,
 )
-from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.training.posterior import Examples, Gaussian, Learned, learn_prior, posterior
+from metaheac_jax.training.posterior import (
+    Examples,
+    Gaussian,
+    Learned,
+    learn_prior,
+    posterior_mode,
+)
 
-C = TypeVar("C", bound="LearnedPriorConfig")
 _WIDTHS = (10, 20, 40)  # numbers of coordinates that are tried
 #: Users whose values give the coordinates, and those whose features give their means and scales.
 _USERS_OF_COORDINATES, _USERS_OF_SCALES = 600_000, 1 << 16
@@ -180,7 +181,7 @@ class Prior(NamedTuple):
 
 
 @register
-class LearnedPrior(Method[C]):
+class LearnedPrior(Method[LearnedPriorConfig]):
     """A regression per campaign under a learned prior."""
 
     name, label, default = "learned-prior", "Learned prior", LearnedPriorConfig()
@@ -195,18 +196,8 @@ class LearnedPrior(Method[C]):
         """Says whether features are chosen on held-out campaigns."""
         return self.config.num_coordinates is None or self.config.sums is None
 
-    def network(self, num_columns: int, sums: bool) -> LinearHead:
-        """Returns the network of a table with so many columns, with sums or means of values."""
-        return LinearHead(num_columns, sums)
-
-    def tower(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
-        """Returns the tower's parameters and the columns (R, K) that it reads; none here."""
-        dataset = lengthened(run, self.config.list_lengths)[0].dataset
-        return {}, np.empty((dataset.num_rows, 0), np.float32)
-
     def fit(self, run: Run) -> Trained:
         """Learns coordinates of values, then the prior: the offline stage."""
-        tower, columns = self.tower(run)
         run, _ = lengthened(run, self.config.list_lengths)
         dataset, chosen = run.dataset, self.config.num_coordinates
         widths = (_WIDTHS if run.judge else _WIDTHS[:1]) if chosen is None else (chosen,)
@@ -216,12 +207,9 @@ class LearnedPrior(Method[C]):
         best, found, judged = -math.inf, dict[str, Any](), list[tuple[float, ...]]()
         sums = list(self._poolings(run))
         for number, width in enumerate(widths):
-            own = with_indicators(dataset, coordinates[:, :width])
-            table = np.concatenate([own, columns], axis=1)
+            table = with_indicators(dataset, coordinates[:, :width])
             for pooling in tuple(sums):
-                state = self._learned(
-                    run, self.network(table.shape[1], pooling), tower, table, users
-                )
+                state = self._learned(run, LinearHead(width, pooling), table, users)
                 told = f"{run.label}: {width} coordinates" + ", summed" * pooling
                 if run.judge is not None:
                     judged.append((len(judged), *run.judge(state)))
@@ -240,35 +228,28 @@ class LearnedPrior(Method[C]):
         return (False, True) if lists and run.judge is not None else (False,)
 
     def _learned(
-        self,
-        run: Run,
-        network: LinearHead,
-        tower: dict[str, Any],
-        table: np.ndarray,
-        users: np.ndarray,
+        self, run: Run, network: LinearHead, table: np.ndarray, users: np.ndarray
     ) -> dict[str, Any]:
-        """The state with a table (R, k + K); users (P, S) give the features' scales."""
+        """The state with a table (R, k); users (P, S) give the features' scales."""
         dataset, stage = run.dataset, run.dataset.stage1
-        factors = partial(factors_of, network, dataset.layout, tower, jnp.asarray(table))
+        factors = partial(factors_of, network, dataset.layout, jnp.asarray(table))
         known = factors(users)
-        num_linear = dataset.layout.num_user_fields * network.width
-        groups = np.arange(known.shape[1])  # of a field's factors, that of the first
-        groups[:num_linear] -= groups[:num_linear] % network.width
+        groups = np.arange(known.shape[1]) // network.width  # a factor's field
         features, campaigns = Features.of(known, groups), list[Examples]()
         for c in run.campaigns.tolist():
             kept = np.arange(*stage.offsets[c : c + 2])
             if len(kept) > _MAX_EXAMPLES:
                 kept = np.sort(generator(run.seed, c).permutation(kept)[:_MAX_EXAMPLES])
             x = features(factors(dataset.user_rows[stage.user[kept]]))
-            campaigns.append(Examples(x, stage.label[kept], np.ones(len(kept), np.float32)))
-        groups = np.minimum(groups, num_linear)[features.columns]  # the tower's are one
+            campaigns.append(Examples(x, stage.label[kept]))
+        groups = groups[features.columns]
         strength = self.config.strength * len(groups)
         learned = learn_prior(campaigns, groups, strength=strength, passes=_PASSES)
         rows = dataset.campaign_rows[run.campaigns]
         prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
         head = features.head(prior.mean, 0.0, known.shape[1])
         return {
-            "network": {"head": head, **tower},
+            "network": {"head": head},
             "table": table,
             "features": {**features._asdict(), "sums": np.array(network.sums)},
             "prior": prior._asdict(),
@@ -295,72 +276,21 @@ class LearnedPrior(Method[C]):
         sums = bool(kept.pop("sums"))
         features = Features(**kept)
         prior = Prior(**jax.device_get(state["prior"]))
-        network, num_factors = (
-            self.network(weights.table.shape[1], sums),
-            len(weights.network["head"]),
-        )
-        factors = partial(factors_of, network, layout, *weights)
+        network = LinearHead(weights.table.shape[1], sums)
+        num_factors = len(weights.network["head"])
+        factors = partial(factors_of, network, layout, weights.table)
 
         def adapt(examples: Batch) -> AdaptedWeights:
             own = prior.of(examples.ids.campaign, run.dataset.num_rows)
             mode = np.append(own.mean, 0.0)
             if learns:
                 x = features(factors(examples.ids.user))
-                mode = posterior(Examples(x, examples.label, examples.weight), own).mean
+                mode = posterior_mode(Examples(x, examples.label), own)
             head = features.head(mode[:-1], mode[-1], num_factors)
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
         pool = compiled_scorer(network, layout)
         return adapt_each(run, pool, weights, campaigns, adapt, HeadScorer)
-
-
-@dataclass(frozen=True)
-class TowerPriorConfig(LearnedPriorConfig):
-    """Settings of a learned prior with a tower, and those of the solved head that it comes from."""
-
-    head: SolvedHeadConfig = field(default_factory=SolvedHeadConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.head.list_lengths != self.list_lengths:
-            raise InputError("settings: list_lengths: expected the same for the prior and its head")
-
-
-@register
-class TowerPrior(LearnedPrior[TowerPriorConfig]):
-    """A learned prior whose features include the offset and the factors of a solved head."""
-
-    name, label = "tower-prior", "Learned prior, with a tower"
-    default = TowerPriorConfig()
-
-    @property
-    def _head(self) -> SolvedHeadMethod:
-        return SolvedHeadMethod(self.config.head)
-
-    @property
-    def min_campaigns(self) -> int:
-        """Returns the number that the solved head needs."""
-        return self._head.min_campaigns
-
-    @property
-    def holds_out(self) -> bool:
-        """Says whether held-out campaigns decide in one of the two."""
-        return super().holds_out or self._head.holds_out
-
-    def network(self, num_columns: int, sums: bool) -> LinearHead:
-        """Returns the network of a table, whose last columns the tower reads."""
-        head = self._head
-        return LinearHead(num_columns - head.config.width + 1, sums, head.network.tower)
-
-    def tower(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
-        """Trains a solved head and returns its tower."""
-        head, judge = self._head, None
-        if run.judge is not None and head.holds_out:
-            halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
-            judge = partial(judge_state, head.customise, run, halves)
-        own = replace(run, judge=judge, label=f"{run.label}: {head.label}")
-        state = jax.device_get(head.fit(own).state)
-        return {"tower": state["network"]["tower"]}, state["table"][:, :-1]
 
 
 def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
@@ -374,19 +304,17 @@ def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
     return table
 
 
-def factors_of(
-    network: LinearHead, layout: Layout, params: Any, table: Any, users: UserRows
-) -> np.ndarray:
+def factors_of(network: LinearHead, layout: Layout, table: Any, users: UserRows) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) factors."""
-    factors = partial(_compiled_factors(network, layout), params, table)
+    factors = partial(_compiled_factors(network, layout), table)
     return compiled_scorer(network, layout).over_users(factors, users, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)
 def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
     @jax.jit
-    def factors(params: Any, table: Array, users: Array) -> Array:
-        return network.offset_and_factors(params, layout.users(table, users))[1]
+    def factors(table: Array, users: Array) -> Array:
+        return network.offset_and_factors({}, layout.users(table, users))[1]
 
     return factors
 

@@ -19,7 +19,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.errors import Diverged, InputError, about
-from metaheac_jax.methods.config import Config, GradientConfig
+from metaheac_jax.methods.config import Config
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
 from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
@@ -156,20 +156,14 @@ class GradientMethod(Method[C]):
     """A method whose offline stage takes gradient steps, and can continue from a model."""
 
     @property
-    def _step_configs(self) -> list[GradientConfig]:
-        """The configs of all trainings, of which an ensemble has several."""
-        every = (self.config, *self.config.parts.values())
-        return [own for own in every if isinstance(own, GradientConfig)]
-
-    @property
     def min_campaigns(self) -> int:
         """The number of campaigns in a meta-step."""
-        return max(own.campaigns_per_step for own in self._step_configs)
+        return self.config["campaigns_per_step"]
 
     @property
     def holds_out(self) -> bool:
         """Whether there is a patience, and an epoch to stop."""
-        return any(own.offline_epochs and own.offline_patience for own in self._step_configs)
+        return bool(self.config["offline_epochs"] and self.config["offline_patience"])
 
 
 class NetworkMethod(GradientMethod[C]):

@@ -27,6 +27,7 @@ _INTERCEPT_VARIANCE = 100.0
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
 #: The change of a weight in a step, at or below which the mode is found.
 _TOLERANCE = 1e-8
+_MAX_STEPS = 30  # of Newton's method, for a new campaign
 #: Prior variance of a weight at the start of EM.
 _FIRST_VARIANCE = 0.02
 #: EM rounds with the same quadratic approximation of the likelihoods.
@@ -39,54 +40,54 @@ class Examples(NamedTuple):
     Attributes:
       features: (B, p) float32.
       label: (B,) 1 for a seed, 0 for a non-seed.
-      weight: (B,) 1 for an example, 0 for padding.
     """
 
     features: np.ndarray
     label: np.ndarray
-    weight: np.ndarray
 
-    def padded(self) -> Examples:
-        """The examples with padding to a power of two, since every size compiles a program."""
-        missing = max(64, 1 << (len(self.label) - 1).bit_length()) - len(self.label)
-        return Examples(*(np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]) for a in self))
+    def padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, labels and weights, 0 for padding, of a power of two examples.
+
+        Every size compiles a program.
+        """
+        count = len(self.label)
+        missing = max(64, 1 << (count - 1).bit_length()) - count
+        weight = np.pad(np.ones(count, np.float32), (0, missing))
+        features = np.pad(self.features, ((0, missing), (0, 0)))
+        return features, np.pad(self.label, (0, missing)), weight
 
 
 class Gaussian(NamedTuple):
     """A normal distribution of weights.
 
     Attributes:
-      mean: (p,) or (p + 1,).
-      covariance: (p, p) or (p + 1, p + 1).
+      mean: (p,).
+      covariance: (p, p).
     """
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
-def posterior(examples: Examples, prior: Gaussian, *, max_steps: int = 30) -> Gaussian:
-    """Laplace's approximation of the posterior of a campaign's weights and intercept.
+def posterior_mode(examples: Examples, prior: Gaussian) -> np.ndarray:
+    """(p + 1,) the mode of the posterior of a campaign's weights, and of its intercept.
 
     Args:
       examples: of the campaign.
       prior: of the weights, (p,).
-      max_steps: maximum number of steps of Newton's method.
-
-    Returns:
-      The mode (p + 1,), whose last entry is the intercept, and the covariance there.
     """
     padded, mean = examples.padded(), np.append(prior.mean, 0.0)
     precision = _with_intercept(prior.covariance)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         mode = target = mean
-        for _ in range(max_steps):
+        for _ in range(_MAX_STEPS):
             mode, gradient, hessian = _advance(*padded, mode, target, mean, precision)
             gradient, hessian = gradient + precision @ (mode - mean), hessian + precision
             step = cho_solve(cho_factor(hessian), gradient)
             if np.abs(step).max() <= _TOLERANCE:
                 break
             target = mode - step
-        return Gaussian(np.asarray(mode), np.linalg.inv(np.asarray(hessian)))
+        return np.asarray(mode)
 
 
 def _with_intercept(covariance: np.ndarray) -> np.ndarray:
@@ -159,7 +160,7 @@ def learn_prior(
     size, padded = len(groups), [own.padded() for own in campaigns]
     groups = np.unique(groups, return_inverse=True)[1]
     prior = Gaussian(np.zeros(size), np.eye(size) * _FIRST_VARIANCE)
-    rates = np.array([np.average(own.label, weights=own.weight) for own in campaigns])
+    rates = np.array([own.label.mean() for own in campaigns])
     rates, modes = rates.clip(1e-6, 1 - 1e-6), np.zeros((len(campaigns), size + 1))
     modes[:, -1] = np.log(rates) - np.log1p(-rates)
     targets = modes

@@ -9,7 +9,7 @@ from metaheac_jax.methods import configured
 #: They run in ``methods/test_contract.py``.
 LIBRARY = (
     *("lr", "mlp-pretraining", "without-meta", "metaheac", "solved-head", "ensemble"),
-    *("learned-prior", "tower-prior"),
+    "learned-prior",
 )
 NAMES = [name for name in METHODS if name not in LIBRARY and not name.endswith("-lengths")]
 
