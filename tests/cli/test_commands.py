@@ -55,15 +55,15 @@ def test_the_same_rows_twice_change_nothing_and_excluded_users_are_removed(made,
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(made, tmp_path, monkeypatch):
-    fit = ("fit", made.data, "--method", "mlp-pretraining", "--leave-out", *made.names, "--seed", 1)
+    fit = ("fit", made.data, "--method", "mlp-pretraining", "--leave-out", *made.names, "--seed")
     with tiny_settings():
-        succeeds(main, *fit, tmp_path / "whole")
+        succeeds(main, *fit, 1, tmp_path / "whole")
         with monkeypatch.context() as patch:
             interrupt_after(patch, 1)
-            assert exit_code(main, *fit, tmp_path / "model") == 130
+            assert exit_code(main, *fit, 1, tmp_path / "model") == 130
         assert contents(tmp_path) == {"whole", "model.training"}
-        assert exit_code(main, *fit, tmp_path / "model") == 2
-        succeeds(main, *fit, tmp_path / "model", "--resume")
+        assert exit_code(main, *fit, 2, tmp_path / "model") == 2
+        succeeds(main, *fit, 1, tmp_path / "model")
     assert contents(tmp_path) == {"whole", "model"}
     assert folder_bytes(tmp_path / "whole") == folder_bytes(tmp_path / "model")
     general = load(tmp_path / "model")

@@ -68,7 +68,7 @@ def trainings(scene, trials):
         hit = Path(copied(out.parent, scene.folder / "hit")) / work.name
         chosen = hit / ("checkpoints.json" if trial % 4 == 0 else "checkpoints")
         file, again = hurt(chosen, rng_of(name, trial)), hit.with_name(out.name)
-        run = scene.run("fit", again, goes_on=True)
+        run = scene.run("fit", again)
         tally.judge(file, run, lambda again=again: fingerprint(again) == expected)
     return tally
 

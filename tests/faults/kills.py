@@ -6,7 +6,7 @@ from faults.scene import TASKS, Tally, fingerprint, rng_of
 from metaheac_jax.files import is_replaced
 
 WHOLE = "a kill during {} leaves its output whole or absent"
-RESUMED = "a rerun of fit --resume goes on to the same bits"
+RESUMED = "a rerun of fit goes on to the same bits"
 WRITERS = "two writers of one output: one is refused or waits its turn"
 #: Kills of a command before it may finish.
 CHAIN = 4
@@ -32,12 +32,12 @@ def kills(scene, name, trials):
             shutil.copytree(scene.folder / "whole", out.parent, dirs_exist_ok=True)
         allowed = [expected] if older else [expected, fingerprint(out)]
         for number in range(min(CHAIN, trials - chain * CHAIN)):
-            child, _ = scene.start(name, out, goes_on=True)
+            child, _ = scene.start(name, out)
             hits += kill(child, scene.seconds[name] * rng.uniform(0.1, 1.05))
             is_replaced(out)  # as its reader does
             whole = fingerprint(out) in allowed
             tally.add(f"{chain}.{number}", None if whole else "neither whole nor absent")
-        code, told = scene.run(name, out, goes_on=True)
+        code, told = scene.run(name, out)
         fault = None
         if code != 0:
             fault = f"exit {code}: {told[-400:]}"
@@ -59,7 +59,7 @@ def two_writers(scene, names, trials):
             out, rng = scene.place("shared", name), rng_of("writers", name, trial)
             first, error = scene.start(name, out)
             first.join(scene.seconds[name] * rng.uniform(0, 0.9))
-            second, _ = scene.start(name, out, goes_on=True)
+            second, _ = scene.start(name, out)
             first.join()
             second.join()
             codes = {first.exitcode, second.exitcode}

@@ -36,19 +36,17 @@ class Task:
       words: its arguments; those in capitals are names in the scene, OUT is what it writes.
       ending: of the name of OUT.
       needs: name in the scene of a folder that is first copied to OUT.
-      goes_on: further arguments that resume it after an interruption.
     """
 
     words: str
     ending: str = ""
     needs: str = ""
-    goes_on: str = ""
 
 
 TASKS = {
     "prepare": Task("prepare TABLES OUT"),
     "add": Task("add OUT --campaigns CAMPAIGNS.csv --examples EXAMPLES.csv", needs="DATA"),
-    "fit": Task(f"fit DATA OUT --method metaheac --set {SETTINGS}", goes_on="--resume"),
+    "fit": Task(f"fit DATA OUT --method metaheac --set {SETTINGS}"),
     "expand": Task("expand MODEL DATA --campaign tea --size 30 --out OUT", ".csv"),
     "explain": Task("explain MODEL DATA --campaign tea --size 30 --out OUT", ".json"),
     "export": Task("export MODEL DATA --campaign tea --out OUT"),
@@ -128,16 +126,11 @@ class Scene:
             shutil.copytree(self.folder / task.needs, out)
         return out
 
-    def start(self, name, out, *, goes_on=False, **others):
-        """Starts a task; ``others`` are paths to use instead of those of the scene.
-
-        An interrupted training goes on if ``goes_on``.
-        """
+    def start(self, name, out, **others):
+        """Starts a task; ``others`` are paths to use instead of those of the scene."""
         task = TASKS[name]
         paths = {"OUT": out, **others}
         words = task.words.split()
-        if goes_on and out.with_name(f"{out.name}.training").exists():
-            words += task.goes_on.split()
         given = [str(paths.get(w, self.folder / w)) if w[:2].isupper() else w for w in words]
         error = out.with_name("error")
         return started(run_command, given, str(error), str(self.folder / "compiled")), error

@@ -208,7 +208,7 @@ def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp
     assert not (tmp_path / "model").exists()
     jobs[1].communicate()
 
-    for job in fit(tmp_path, tmp_path / "model", "--resume"):
+    for job in fit(tmp_path, tmp_path / "model"):
         job.communicate()
         assert job.returncode == 0
     for job in fit(tmp_path, tmp_path / "whole"):

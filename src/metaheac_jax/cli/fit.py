@@ -30,7 +30,11 @@ _LEAK = 0.98  # a higher AUC on held-out campaigns is no model's merit
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Trains one general model on many campaigns, which expand customises to new ones."""
+    """Trains one general model on many campaigns, which expand customises to new ones.
+
+    After an interruption, the same command goes on from the checkpoints in MODEL.training, to the
+    same model, bit for bit.
+    """
 
     #: Folder of the data, from prepare.
     data: Annotated[Path, Positional, option("DATA")]
@@ -52,9 +56,6 @@ class Options:
     leave_out: Annotated[tuple[str, ...], option("ID...|FRACTION")] = ()
     #: Random seed for initial values, batches and the campaigns that are left out.
     seed: Annotated[int, option("N")] = 0
-    #: Continue an interrupted training, whose checkpoints are in MODEL.training, to the same model,
-    #: bit for bit; if there is none, start one.
-    resume: bool = False
     #: Devices to share the work, for example campaign=2,row=2; see docs/scale.md.
     mesh: Annotated[str | None, option("AXIS=N,...")] = None
     #: With --mesh, join the other processes of a job: auto on a cluster (Slurm, Open MPI,
@@ -87,10 +88,6 @@ def main(options: Options) -> None:
     if writes := is_first():
         inputs = (options.data, options.start)
         terminal.check_output_folder("MODEL", options.model, MANIFEST, "a model", *inputs)
-        if directory.exists() and not options.resume:
-            raise InputError(
-                f"{directory}: an interrupted training; continue with --resume, or delete it"
-            )
     with (
         locked(options.model) if writes else nullcontext(),
         terminal.progress_display(screen) as progress,

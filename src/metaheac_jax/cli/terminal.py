@@ -43,7 +43,7 @@ O = TypeVar("O")
 check_minimum = check_whole
 #: Exit code where the same command may succeed later; the number is that of sysexits.h.
 BUSY = 75
-_AGAIN = "run the same command again to continue, with --resume if it has that option"
+_AGAIN = "run the same command again to continue"
 _SECONDS = 2.0  # least time between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
 
@@ -235,7 +235,7 @@ def _run(main: Callable[[O], object], start: Callable[[O], None] | None, chosen:
             raise MemoryError(told) from error
         if _has_others():
             raise InputError(
-                f"another process of the job has ended ({told}); see its output, then resume"
+                f"another process of the job has ended ({told}); see its output, then {_AGAIN}"
             ) from error
         raise
 
