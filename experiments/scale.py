@@ -77,7 +77,8 @@ def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
         new = world / "new"
         data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         settings = {"offline_epochs": 1, "offline_patience": None}
-        general = mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
+        mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
+        general = mh.load(folder / "model")
         model = mh.customise(general, data, data.campaign(data.index_of(_campaign(folder))))
         schema = TableSchema.read(folder / "data" / "schema.json")
         mh.export_scorer(model, folder / "export", table_schema=schema)

@@ -101,9 +101,8 @@ class SharedBottom(nn.Module):
         x = hidden_layers(self, sums, self.widths)
         if self.head_only:
             x = jax.lax.stop_gradient(x)
-        return sigmoid_output(
-            CampaignLayer(self.num_campaigns, 1, name="heads")(x, owner)[..., 0], x
-        )
+        logit = CampaignLayer(self.num_campaigns, 1, name="heads")(x, owner)[..., 0]
+        return sigmoid_output(logit)
 
 
 class MMoE(nn.Module):
@@ -137,4 +136,4 @@ class MMoE(nn.Module):
         log_weights = jax.nn.log_softmax(choice)
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(log_weights), hidden)
         logit = CampaignLayer(self.num_campaigns, 1, name="heads")(representation, owner)[..., 0]
-        return sigmoid_output(logit, representation)._replace(expert_log_weights=log_weights)
+        return sigmoid_output(logit)

@@ -79,7 +79,6 @@ def cases(options: Options) -> list[Case]:
     size, steps = SIZES[options.size], options.inner_steps
     params = jax.tree.map(jnp.asarray, layers(size))
     support, query = jax.tree.map(jnp.asarray, tasks(size))
-    fresh = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], steps, 1), support)
     state = jnp.zeros(size.widths[0])
     head = [False] * (len(params) - 1) + [True]
     shared: dict[str, Any] = {"inner_steps": steps, "campaigns_per_chunk": "all"}
@@ -109,7 +108,6 @@ def cases(options: Options) -> list[Case]:
         Case("`has_aux`: predictions", other(loss_with_aux, has_aux=True), batches),
         Case("`has_state`: running mean of inputs", state_gradient, batches),
         Case("`query_loss`", rate(query_loss=lambda p, b: 2 * loss(p, b)), batches),
-        Case("`fresh_support`", rate(fresh_support=True), (params, fresh, query)),
         Case("`step_weights`", rate(step_weights=[1 / steps] * steps), batches),
         Case("`first_order`", rate(first_order=True), batches),
         Case("`remat`", rate(remat=True), batches),

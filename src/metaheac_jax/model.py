@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,18 +158,6 @@ class Judged(NamedTuple):
     loss: float
 
 
-class Origin(NamedTuple):
-    """The folder that a model is in.
-
-    Attributes:
-      folder: the model's folder.
-      digest: digest of its manifest, hence of all its files.
-    """
-
-    folder: Path
-    digest: str
-
-
 @dataclass(frozen=True, eq=False)
 class General:
     """A general model: what a method has learned from many campaigns, and from which fields.
@@ -188,7 +176,7 @@ class General:
         the highest AUC. Empty if training had no early stopping.
       held_out: ids of the campaigns that were held out of training to decide when to stop,
         including those of the training that this one continued, unless this one trained on them.
-      origin: the folder that the model is in; None if it is in no folder.
+      digest: digest of the folder from which the model was loaded; None if it was not.
       parent: digest of the model that training continued from; None if there was none on disk.
       data_digest: digest of the data set's manifest; None if the data was not opened from disk.
       optimizer: the state from which training can continue: ``network`` has the state of the
@@ -207,7 +195,7 @@ class General:
     seed: int
     judgements: tuple[Judged, ...] = ()
     held_out: tuple[int | str, ...] = ()
-    origin: Origin | None = None
+    digest: str | None = None
     parent: str | None = None
     data_digest: str | None = None
     optimizer: State | None = None
@@ -259,14 +247,11 @@ _PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_o
 _PLAIN += ("data_digest",)
 
 
-def save(general: General, directory: Path | str, *, progress: Progress = silent) -> General:
+def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
     """Writes a general model into a folder, completely or not at all.
 
     The folder holds ``model.json`` (method, config, schema, data, versions, checksums), and one
     ``.npy`` file per array. An existing model is replaced.
-
-    Returns:
-      The model, with the folder as its ``origin``.
 
     Raises:
       InputError: the folder exists and is not a model, or has a foreign file in it.
@@ -286,8 +271,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             files.append(folder / f"{name}.npy")
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             np.save(files[-1], np.asarray(array), allow_pickle=False)
-        digest = seal(folder, MANIFEST, content, files, progress=progress)
-    return replace(general, origin=Origin(Path(directory).resolve(), digest))
+        seal(folder, MANIFEST, content, files, progress=progress)
 
 
 def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:
@@ -321,7 +305,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         schema=schema,
         vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
         state=on_device(arrays.get("state", {})),
-        origin=Origin(folder.resolve(), body["digest"]),
+        digest=body["digest"],
         optimizer=arrays.get(_OPTIMIZER),
         **plain | {"judgements": tuple(Judged(*line) for line in body["judgements"])},
     )

@@ -29,16 +29,10 @@ class Output(NamedTuple):
     Attributes:
       log_p: (B,) log-probability that the user converts.
       log_not_p: (B,) log-probability that the user does not convert.
-      representation: (B, h) the last hidden vector, r in the paper; None if there is none.
-      expert_log_weights: (B, n) log of the experts' gate; None if there is none.
-      critic_log_weights: (B, m) log of the critics' gate; None if there is none.
     """
 
     log_p: Array
     log_not_p: Array
-    representation: Array | None = None
-    expert_log_weights: Array | None = None
-    critic_log_weights: Array | None = None
 
     @property
     def log_odds(self) -> Array:
@@ -105,9 +99,9 @@ def concatenated(fields: Array) -> Array:
     return fields.reshape(*fields.shape[:-2], -1)
 
 
-def sigmoid_output(logit: Array, representation: Array | None = None) -> Output:
+def sigmoid_output(logit: Array) -> Output:
     """The output of a network with one logit (B,)."""
-    return Output(jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit), representation)
+    return Output(jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit))
 
 
 class MLP(nn.Module):
@@ -125,7 +119,7 @@ class MLP(nn.Module):
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
         fields = UserFields.of(user).with_fields(campaign)
         x = hidden_layers(self, dense(self, "layer_0", fields, self.widths[0]), self.widths)
-        return sigmoid_output(dense(self, "head", x, 1)[..., 0], x)
+        return sigmoid_output(dense(self, "head", x, 1)[..., 0])
 
 
 def mixture_log_probabilities(log_weights: Array, logits: Array) -> tuple[Array, Array]:
@@ -232,5 +226,4 @@ class MetaHeac(nn.Module):
         )
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(expert_log_weights), hidden)
         logits = dense(self, "critic", representation, self.num_critics)
-        log_p, log_not_p = mixture_log_probabilities(critic_log_weights, logits)
-        return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
+        return Output(*mixture_log_probabilities(critic_log_weights, logits))

@@ -149,10 +149,10 @@ def test_a_model_names_its_parent_and_all_campaigns(tmp_path):
     assert (start.parent, start.data_digest) == (None, "of the data")
     general = fit(replace(DATA, digest="new"), method, campaigns=[1, 2], start=start)
     assert general.campaigns == (130, 110, 120)
-    assert (general.parent, general.data_digest) == (start.origin.digest, "new")
+    assert (general.parent, general.data_digest) == (start.digest, "new")
     save(general, tmp_path / "second")
     loaded = load(tmp_path / "second")
-    assert (loaded.parent, loaded.data_digest) == (start.origin.digest, "new")
+    assert (loaded.parent, loaded.data_digest) == (start.digest, "new")
 
 
 def test_the_model_that_a_mesh_goes_on_from_stays_whole():

@@ -145,13 +145,6 @@ def test_a_query_loss_of_its_own(x64, steps):
     close(ours, sum(s @ c for s, c in zip(shrink, centres, strict=True)))
 
 
-def test_fresh_support_needs_a_set_for_each_step():
-    w, support, query = quadratic_campaigns(3, 4)
-    gradient = build_meta_gradient(quadratic, inner_steps=3, fresh_support=True, **DESCENT)
-    with pytest.raises(ValueError, match="needs support for 3 inner steps, got 4"):
-        gradient(w, support, query)
-
-
 @pytest.mark.parametrize("weights", [[1.0], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
 def test_weights_over_inner_steps(x64, weights):
     w, support, query = quadratic_campaigns(2)
@@ -294,7 +287,6 @@ STRONG = Implicit(1.0)
     [
         ({"implicit": STRONG, "first_order": True}, "implicit does not go with first_order"),
         ({"implicit": STRONG, "remat": True}, "implicit does not go with remat"),
-        ({"implicit": STRONG, "fresh_support": True}, "implicit does not go with fresh_support"),
         ({"implicit": STRONG, "step_weights": [1.0]}, "implicit does not go with step_weights"),
         ({"implicit": STRONG, "inner_steps": 0}, "implicit needs inner_steps of 1 or more"),
         ({"implicit": Implicit(0.0)}, "implicit needs a strength above 0"),

@@ -77,15 +77,14 @@ def polyak(theta, gradient, state, value):
     return jax.tree.map(lambda p, g: p - rate * g, theta, gradient), state
 
 
-def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent, fresh=False):
+def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent):
     """The meta-loss by Python loops, and no function of the package."""
     adapt = adapt or jax.tree.map(lambda _: True, params)
     total = 0.0
     for c in range(NUM_CAMPAIGNS):
         theta, state = params, None
-        for step in range(steps):
-            batch = member(member(support, c), step) if fresh else member(support, c)
-            value, gradient = jax.value_and_grad(loss)(theta, batch)
+        for _ in range(steps):
+            value, gradient = jax.value_and_grad(loss)(theta, member(support, c))
             moved, state = rule(theta, gradient, state, value)
             theta = jax.tree.map(lambda flag, m, p: m if flag else p, adapt, moved, theta)
         total += loss(theta, member(query, c))
@@ -122,10 +121,6 @@ CASES = {
         },
         {"steps": 2, "rule": decay},
     ),
-    "another support set at each step": (
-        {"inner_learning_rate": ALPHA, "inner_steps": 3, "fresh_support": True},
-        {"steps": 3, "fresh": True},
-    ),
     "adam of the head": (
         {"inner_optimizer": optax.adam(**ADAM), "adapt": {"body": False, "head": True}},
         {"adapt": HEAD, "rule": adam},
@@ -134,19 +129,12 @@ CASES = {
 in_all_cases = pytest.mark.parametrize("case", CASES)
 
 
-def batches(options):
-    if options.get("fresh_support"):
-        shape = (NUM_CAMPAIGNS, options["inner_steps"], NUM_ROWS)
-        return *world()[:1], world(batch=shape)[1], world()[2]
-    return world()
-
-
 @cache
 def of_all(case):
     """The meta-gradient of a case, and its info, with all campaigns at once."""
     options, _ = CASES[case]
     gradient = build_meta_gradient(loss, **options, campaigns_per_chunk="all")
-    return jax.jit(gradient)(*batches(options))
+    return jax.jit(gradient)(*world())
 
 
 def assert_same(ours, expected):
@@ -155,8 +143,8 @@ def assert_same(ours, expected):
 
 @in_all_cases
 def test_the_meta_gradient_of_a_plain_loop(x64, case):
-    options, plain = CASES[case]
-    params, support, query = batches(options)
+    _, plain = CASES[case]
+    params, support, query = world()
     ours, info = of_all(case)
     meta_loss = jax.jit(partial(plain_meta_loss, **plain))
     np.testing.assert_allclose(info.loss, meta_loss(params, support, query), rtol=1e-12)
@@ -180,13 +168,13 @@ def test_chunks_remat_and_select_change_nothing(x64, case):
     gradient = build_meta_gradient(
         loss, **options, remat=True, campaigns_per_chunk=2, select=select
     )
-    assert_same(jax.jit(gradient)(*batches(options), part), of_all(case))
+    assert_same(jax.jit(gradient)(*world(), part), of_all(case))
 
 
 @in_all_cases
 def test_a_step_takes_the_options(x64, case):
     options, _ = CASES[case]
-    params, support, query = batches(options)
+    params, support, query = world()
     init, step = build_meta_step(loss, optax.sgd(0.1), **options, campaigns_per_chunk=1)
     state, info = step(init(jax.tree.map(jnp.copy, params)), support, query)
     grads, expected = of_all(case)
@@ -197,7 +185,7 @@ def test_a_step_takes_the_options(x64, case):
 @in_all_cases
 def test_first_order_is_the_query_gradient_at_the_adapted_parameters(x64, case):
     options, _ = CASES[case]
-    params, support, query = batches(options)
+    params, support, query = world()
     first_order = build_meta_gradient(loss, **options, first_order=True, reduction="sum")
     ours, _ = jax.jit(first_order)(params, support, query)
 

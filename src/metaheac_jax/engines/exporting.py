@@ -76,7 +76,6 @@ def export_scorer(
         "format": FORMAT,
         "method": general.method,
         "campaigns": campaigns,
-        "model_digest": None if general.origin is None else general.origin.digest,
         "schema": schema.to_json(),
         "separators": {own.name: own.separator for own in columns if own.separator},
         "missing": () if table_schema is None else table_schema.missing,

@@ -131,7 +131,7 @@ def fit(
         )
     if mesh is not None:
         given = method.config.plain(), chosen.tolist(), held.tolist(), seed
-        given += data.digest, data.num_users, _digest(start)
+        given += data.digest, data.num_users, start and start.digest
         check_same("data, model, settings, campaigns and seed", given)
         if not is_first():
             hooks, progress = (), silent
@@ -211,7 +211,7 @@ def _keep_config(method: Method[Any], run: Run, directory: Path) -> None:
         "data": {"name": data.name, "sha256": content_digest(data, progress=run.progress)},
         "campaigns": _ids(data, run.campaigns),
         "held_out": _ids(data, run.held_out),
-        "start": run.start and [_digest(run.start), steps_of(run.start)],
+        "start": run.start and [run.start.digest, steps_of(run.start)],
         **environment(),
     }
     path = directory.with_name(f"{directory.name}.json")
@@ -237,7 +237,7 @@ def _general(method: Method[Any], run: Run, trained: Trained) -> General:
             Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
         ),
         held_out=(*held, *(key for key in held_before if key not in {*held, *campaigns})),
-        parent=_digest(start),
+        parent=None if start is None else start.digest,
         data_digest=data.digest,
         optimizer=trained.optimizer,
     )
@@ -246,11 +246,6 @@ def _general(method: Method[Any], run: Run, trained: Trained) -> General:
 def _ids(data: Dataset, campaigns: np.ndarray) -> list[int | str]:
     """Ids of campaigns, given by index."""
     return [plain_id(value) for value in data.campaign_ids[campaigns]]
-
-
-def _digest(start: General | None) -> str | None:
-    """Digest of the folder of the model that training continues from, if it is in one."""
-    return None if start is None or start.origin is None else start.origin.digest
 
 
 def steps_of(general: General) -> int:

@@ -108,7 +108,7 @@ class SolvedHead:
         """(B, M, k) user fields -> `Output`; campaign fields are not read."""
         del campaign
         offset, factors = self.offset_and_factors(params, user)
-        return sigmoid_output(offset + factors @ params["head"], factors)
+        return sigmoid_output(offset + factors @ params["head"])
 
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,) with the value weights, and factors (B, F)."""

@@ -56,8 +56,6 @@ class InnerOptions(TypedDict, total=False):
       adapt: see `AdaptedLeaves`; by default all. The support loss is differentiated with respect to
         these leaves only, so adapting a head costs less than adapting everything. The outer
         derivative is with respect to all leaves.
-      fresh_support: the leaves of a support set have a leading axis of inner steps, and each step
-        uses its own part. Otherwise every step uses all of the support set.
       has_aux: the loss returns ``(scalar, aux)``.
       has_state: the loss is ``loss(params, batch, model_state) -> (scalar, model_state)``, and with
         ``has_aux`` it returns ``(scalar, model_state, aux)``. The state is for values that change
@@ -67,14 +65,13 @@ class InnerOptions(TypedDict, total=False):
         once.
       remat: recompute each inner step in the outer backward pass instead of storing its
         intermediate values; a further step then takes only the memory of the adapted leaves.
-      implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
+      implicit: see `Implicit`; not with ``first_order`` or ``remat``.
     """
 
     inner_learning_rate: InnerLearningRate
     inner_optimizer: optax.GradientTransformation | None
     inner_steps: int
     adapt: AdaptedLeaves
-    fresh_support: bool
     has_aux: bool
     has_state: bool
     first_order: bool
@@ -169,7 +166,6 @@ class InnerLoop:
     inner_optimizer: optax.GradientTransformation | None = None
     inner_steps: int = 1
     adapt: AdaptedLeaves = True
-    fresh_support: bool = False
     has_aux: bool = False
     has_state: bool = False
     first_order: bool = False
@@ -191,7 +187,7 @@ class InnerLoop:
                 )
             if self.inner_steps == 0:
                 raise ValueError("implicit needs inner_steps of 1 or more")
-            for name in ("fresh_support", "first_order", "remat"):
+            for name in ("first_order", "remat"):
                 if getattr(self, name):
                     raise ValueError(f"implicit does not go with {name}")
 
@@ -226,7 +222,8 @@ class InnerLoop:
         Returns:
           What `inner_update` returns; and what ``evaluate`` returned, by step, or None.
         """
-        self._check(support, model_state)
+        if self.has_state != (model_state is not None):
+            raise ValueError("give a model_state if and only if has_state is set")
         inputs = params, support, model_state
         params = _by_device(params, inputs)
         if self.inner_steps > 1:  # a loop needs a state that differs before a step as after it
@@ -251,10 +248,9 @@ class InnerLoop:
         if optimizer is None:
             rates = _part(_prefix(self.inner_learning_rate, params), self._flags(params))
 
-        def step(carry: _Carry, own: Any) -> tuple[_Carry, tuple[Array, Any]]:
+        def step(carry: _Carry, _: None) -> tuple[_Carry, tuple[Array, Any]]:
             theta, opt_state, state = carry
-            batch = own if self.fresh_support else support
-            at = theta, params, batch, state
+            at = theta, params, support, state
             gradient, (value, state) = self._gradient(
                 *(stop_gradient(at) if self.first_order else at)
             )
@@ -269,15 +265,10 @@ class InnerLoop:
 
         body = jax.checkpoint(step) if self.remat else step
         carry = start, optimizer.init(start) if optimizer else None, model_state
-        batches = support if self.fresh_support else None
         if self.inner_steps == 1:  # the paper's case; it needs no loop
-            (theta, _, state), (value, evaluations) = body(
-                carry, jax.tree.map(lambda x: x[0], batches)
-            )
+            (theta, _, state), (value, evaluations) = body(carry, None)
             return theta, (value, state, jax.tree.map(lambda x: jnp.expand_dims(x, 0), evaluations))
-        (theta, _, state), (values, evaluations) = jax.lax.scan(
-            body, carry, batches, self.inner_steps
-        )
+        (theta, _, state), (values, evaluations) = jax.lax.scan(body, carry, None, self.inner_steps)
         return theta, (values[0], state, evaluations)
 
     def _gradient(
@@ -303,18 +294,6 @@ class InnerLoop:
         if not all(isinstance(flag, bool | np.bool_) for flag in jax.tree.leaves(flags)):
             raise ValueError("adapt must consist of True and False")
         return flags
-
-    def _check(self, support: Any, model_state: Any) -> None:
-        if self.has_state != (model_state is not None):
-            raise ValueError("give a model_state if and only if has_state is set")
-        if self.fresh_support:
-            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(support)]
-            lengths = {shape[0] if shape else 0 for shape in shapes}
-            if lengths != {self.inner_steps}:
-                found = ", ".join(map(str, sorted(lengths)))
-                raise ValueError(
-                    f"fresh_support needs support for {self.inner_steps} inner steps, got {found}"
-                )
 
 
 def _by_device(tree: Any, inputs: Any) -> Any:
