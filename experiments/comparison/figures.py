@@ -1,4 +1,4 @@
-"""Figures of a comparison: AUC by method and by number of seeds."""
+"""The figure of a comparison: AUC by number of seeds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from experiments.comparison.results import GROUPS, ORACLE, Comparison
-from experiments.comparison.tables import in_order
+from experiments.comparison.results import ORACLE, Comparison
 from metaheac_jax.files import whole_file
 
 #: Methods with their own colour, which their variants with list lengths share.
@@ -26,25 +25,6 @@ SHOWN = {
 }
 LENGTHS = "-lengths"  # suffix of the names of methods with list lengths
 BINS = 6  # of campaigns, by number of seeds
-
-
-def figure_of_methods(of: Comparison, path: Path, title: str) -> None:
-    """Mean AUC of each method on small and large seed sets, and the deviation over the runs."""
-    names = in_order(of)
-    figure = Figure(figsize=(9, 1 + 0.3 * len(names)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, group in zip(panels, GROUPS, strict=True):
-        for position, name in enumerate(names):
-            value = of.values(name, group, "auc")
-            error = np.nan_to_num(value.deviation)
-            axes.errorbar(value.mean, position, xerr=error, fmt="o", color=_color(name) or "0.5")
-        axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
-        axes.grid(axis="x", color="0.9")
-        axes.set(xlabel="AUC", title=f"{group} seed sets")
-    panels[0].set_yticks(range(len(names)), [of.label(name) for name in names])
-    panels[0].invert_yaxis()
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
 
 
 def figure_by_seeds(of: Comparison, path: Path, title: str) -> None:
@@ -67,7 +47,8 @@ def figure_by_seeds(of: Comparison, path: Path, title: str) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="0.9")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=110, metadata={"Software": None})
 
 
 def binned(of: Comparison, method: str) -> np.ndarray:
@@ -84,8 +65,3 @@ def binned(of: Comparison, method: str) -> np.ndarray:
 
 def _color(method: str) -> str | None:
     return SHOWN.get(method.removesuffix(LENGTHS))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=110, metadata={"Software": None})

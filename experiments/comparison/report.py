@@ -9,13 +9,13 @@ from rich.console import Console
 
 from experiments.comparison import figures
 from experiments.comparison.results import Comparison, load, store
-from experiments.comparison.tables import build_tables, left_out_lines
+from experiments.comparison.tables import build_tables
+from metaheac_jax.cli import terminal
 from metaheac_jax.files import write_text
 
-RESULTS, REPORT = "results.json.gz", "report.md"
-AUC, BY_SEEDS = "auc.png", "auc_by_seeds.png"
+RESULTS, REPORT, BY_SEEDS = "results.json.gz", "report.md", "auc_by_seeds.png"
 #: All files that `write` leaves in a folder.
-OUTPUTS = (RESULTS, REPORT, AUC, BY_SEEDS)
+OUTPUTS = (RESULTS, REPORT, BY_SEEDS)
 
 
 def write(
@@ -24,17 +24,18 @@ def write(
     """Writes `OUTPUTS` into a folder, and prints the table of methods and the notes."""
     store(directory / RESULTS, comparison)
     comparison = load(directory / RESULTS)  # rounded, so that the report agrees with the file
-    tables, lines = build_tables(comparison), [*left_out_lines(comparison), *notes]
-    figures.figure_of_methods(comparison, directory / AUC, comparison.about["data"])
+    every = [left for campaigns in comparison.campaigns for left in campaigns["left_out"]]
+    unique = sorted({(str(left["campaign"]), left["why"]) for left in every})
+    lines = [f"campaign {campaign} could not be judged: {why}" for campaign, why in unique]
+    tables, lines = build_tables(comparison), [*lines, *notes]
     figures.figure_by_seeds(comparison, directory / BY_SEEDS, comparison.about["data"])
     text = [f"# Look-alike audiences\n\n{comparison.title}\n"]
     for table in tables:
         text.append(f"## {table.title}\n\n{table.markdown()}")
         text += [f"{table.note}\n"] if table.note else []
     text += [f"- {line}" for line in [*lines, *comparison.about["commands"]]]
-    text.append(f"\n![AUC by method]({AUC})\n![AUC by number of seeds]({BY_SEEDS})\n")
+    text.append(f"\n![AUC by number of seeds]({BY_SEEDS})\n")
     write_text(directory / REPORT, "\n".join(text))
-    screen.print(comparison.title, highlight=False, markup=False)
+    terminal.print_lines(screen, comparison.title)
     screen.print(tables[0].rich())
-    for line in (tables[0].note, *lines):
-        screen.print(line, highlight=False, markup=False)
+    terminal.print_lines(screen, *filter(None, (tables[0].note, *lines)))

@@ -39,8 +39,8 @@ class Comparison:
       campaigns: (J,) columns of the judged campaigns: ``campaign`` (ids), ``seeds`` and ``group``
         ("s" or "l" for each), and ``left_out``, those that cannot be judged, with the reason.
       methods: per method its ``label``, its ``settings`` if it has some, and ``runs``: (J,) its
-        columns `MEASURES` and `BEFORE`, and ``offline``, ``seconds`` and ``provenance`` as in
-        `run.run_method`; None for a run without the method.
+        columns `MEASURES` and `BEFORE`, and ``seconds`` and ``provenance`` as in `run.run_method`;
+        None for a run without the method.
       published: name of the paper's data whose published numbers are shown too; None for none.
     """
 
@@ -81,10 +81,10 @@ class Comparison:
             )
         return Measured(tuple(found))
 
-    def mean(self, method: str, part: str, key: str) -> float | None:
-        """Mean over the runs of an entry of ``offline`` or ``seconds``; None if no run has it."""
+    def seconds(self, method: str, stage: str) -> float | None:
+        """Mean seconds of a stage over the runs; None if no run has it."""
         runs = [result or {} for result in self.methods[method]["runs"]]
-        found = [of[part][key] for of in runs if key in of.get(part, {})]
+        found = [of["seconds"][stage] for of in runs if stage in of.get("seconds", {})]
         return sum(found) / len(found) if found else None
 
 
@@ -144,7 +144,7 @@ def _columns(result: Mapping[str, Any]) -> dict[str, Any]:
         if any(c.get(name) is not None for c in result["campaigns"])
     ]
     columns: dict[str, Any] = {name: [c[name] for c in result["campaigns"]] for name in names}
-    kept = {key: result[key] for key in ("offline", "seconds", "provenance") if key in result}
+    kept = {key: result[key] for key in ("seconds", "provenance") if key in result}
     return columns | kept
 
 

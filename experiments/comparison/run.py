@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method, Run, Trained, fit
-from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.model import General, Scorer, State
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.progress import Progress, prefixed
 
 MAX_SECTIONS = 30_000  # mapped sections above which compiled programs are dropped
@@ -49,12 +48,6 @@ class Data:
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
     independent_runs: bool = True
     without: Callable[[np.ndarray], Dataset] | None = None
-
-    def apart_from(self, campaigns: np.ndarray) -> Data:
-        """The same data, with nothing about users from the examples of these campaigns."""
-        if self.without is None:
-            return self
-        return replace(self, dataset=self.without(campaigns), without=None)
 
     def check(self) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.
@@ -111,7 +104,9 @@ def run_methods(
                 raise Diverged(f"{error}; {advice}") from error
             write_json(path, {**result, "settings": settings, "provenance": provenance()})
             forget_compiled()
-        results[method.name] = stored_result(path, settings)
+        results[method.name] = json.loads(path.read_text())
+        if results[method.name].get("settings") != settings:
+            raise InputError(f"{path}: reached with other settings; start afresh without --resume")
     return results | references(data)
 
 
@@ -142,8 +137,8 @@ def run_method(
     """Trains a method and judges it on the test campaigns.
 
     Returns:
-      Its result (see `evaluation.judge_all`) with ``seconds`` by stage, and, for a method that
-      takes steps, ``offline`` and the campaigns' AUC before customising.
+      Its result (see `evaluation.judge_all`) with ``seconds`` by stage, and the campaigns' AUC
+      before customising, if the general model can score.
 
     Raises:
       Diverged: a loss or a score is not a number.
@@ -167,8 +162,6 @@ def run_method(
         "customise": pools.customise_seconds,
         "score": pools.score_seconds,
     }
-    if isinstance(method, GradientMethod):
-        result["offline"] = _offline(general)
     if hasattr(method, "general_scorers"):
         pools = score_pools(
             _Untouched(method), general, dataset, test, seed=seed, progress=labelled
@@ -190,32 +183,6 @@ class _Untouched(Method[Any]):
 
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
         return self.method.general_scorers(run, state, campaigns)
-
-
-def stored_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's result in a run's folder.
-
-    Raises:
-      InputError: it was reached with other settings.
-    """
-    result = json.loads(path.read_text())
-    if result.get("settings") != settings:
-        raise InputError(f"{path}: reached with other settings; start afresh without --resume")
-    return result
-
-
-def _offline(general: General) -> dict[str, Any]:
-    """The last step of the offline stage, and the best one, which was kept.
-
-    An ensemble is judged once, after the trainings of its members: only the best step of the one
-    that takes steps is known, and the shares. Without early stopping nothing is judged.
-    """
-    if not general.judgements:
-        return {}
-    best = max(general.judgements, key=lambda judged: judged.auc).step
-    if len(general.judgements) > 1:
-        return {"steps": general.judgements[-1].step, "best_step": best}
-    return {"best_step": best, "shares": np.asarray(general.state.get("shares", ())).tolist()}
 
 
 def forget_compiled() -> None:

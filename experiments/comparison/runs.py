@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
-from metaheac_jax.progress import Progress, prefixed, silent
+from metaheac_jax.progress import Progress, prefixed
 
 #: ``load(seed, progress)`` returns the data of a run.
 Load = Callable[[int, Progress], Data]
@@ -95,23 +95,32 @@ def compare(
     terminal.keep_compiled()
     with locked(options.out):
         with terminal.progress_display(screen) as progress:
-            comparison = run_all(
-                options, methods, load, published=published, campaigns=campaigns, progress=progress
-            )
+            first, runs = _run_all(options, methods, load, progress)
+        facts = first.describe()
+        title = (
+            f"{facts['data']}: {facts['train_campaigns']} training and {facts['test_campaigns']} "
+            f"test {campaigns}, {facts['stage1']:,} + {facts['stage2']:,} examples, "
+            f"{facts['rows']:,} table rows; small: at most {facts['threshold']:,} seeds; preset "
+            f"{options.preset}" + (f", {options.runs} runs" if options.runs > 1 else "")
+        )
+        columns, by_method = in_columns(runs)
+        comparison = Comparison(
+            title=title,
+            seeds=options.seeds,
+            independent_runs=first.independent_runs,
+            about={**facts, "preset": options.preset, "commands": [command_of(options)]},
+            campaigns=columns,
+            methods=by_method,
+            published=published,
+        )
         report.write(options.out, comparison, screen, notes)
-    terminal.print_lines(screen, f"report, figures, results and the runs are in {options.out}")
+    terminal.print_lines(screen, f"report, figure, results and the runs are in {options.out}")
 
 
-def run_all(
-    options: RunOptions,
-    methods: list[Method],
-    load: Load,
-    *,
-    published: str | None = None,
-    campaigns: str = "campaigns",
-    progress: Progress = silent,
-) -> Comparison:
-    """Every run of a command; see `compare`."""
+def _run_all(
+    options: RunOptions, methods: list[Method], load: Load, progress: Progress
+) -> tuple[Data, list[dict[str, Any]]]:
+    """The data of the first run, and the results of every run by method."""
     first = load(options.seed, progress)
     first.check()
     if not options.resume:
@@ -126,23 +135,7 @@ def run_all(
         directory = options.out / f"seed-{seed}"
         open_run(directory, data, options, seed)
         runs.append(run_methods(data, methods, seed=seed, directory=directory, progress=told))
-    facts = first.describe()
-    title = (
-        f"{facts['data']}: {facts['train_campaigns']} training and {facts['test_campaigns']} test "
-        f"{campaigns}, {facts['stage1']:,} + {facts['stage2']:,} examples, {facts['rows']:,} table "
-        f"rows; small: at most {facts['threshold']:,} seeds; preset {options.preset}"
-        + (f", {options.runs} runs" if options.runs > 1 else "")
-    )
-    columns, by_method = in_columns(runs)
-    return Comparison(
-        title=title,
-        seeds=options.seeds,
-        independent_runs=first.independent_runs,
-        about={**facts, "preset": options.preset, "commands": [command_of(options)]},
-        campaigns=columns,
-        methods=by_method,
-        published=published,
-    )
+    return first, runs
 
 
 def apart_from_held_out(data: Data, options: RunOptions, seed: int) -> Data:
@@ -152,7 +145,8 @@ def apart_from_held_out(data: Data, options: RunOptions, seed: int) -> Data:
     """
     if data.without is None or options.preset != "paper":
         return data
-    return data.apart_from(hold_out_campaigns(data.dataset, data.split.train, seed)[1])
+    _, held_out = hold_out_campaigns(data.dataset, data.split.train, seed)
+    return replace(data, dataset=data.without(held_out))
 
 
 def open_run(directory: Path, data: Data, options: RunOptions, seed: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.comparison.results import BEFORE, GROUPS, Comparison, Measured
+from experiments.comparison.results import GROUPS, Comparison, Measured
 
 _WITH_LENGTHS = (
     "metaheac-lengths",
@@ -62,12 +62,12 @@ class Difference:
     error: float | None = None
     p: float | None = None
 
-    def text(self, p_holm: float | None = None) -> str:
-        """The mean with its error, and a star if the corrected p-value is below .05."""
+    def text(self) -> str:
+        """The mean with its error."""
         if np.isnan(self.mean):
             return "-"
         error = "" if self.error is None else f" ±{self.error:.4f}"
-        return f"{self.mean:+.4f}{error}" + ("*" if p_holm is not None and p_holm < 0.05 else "")
+        return f"{self.mean:+.4f}{error}"
 
 
 def over_runs(
@@ -242,31 +242,10 @@ class Pair:
 
 def every_pair(of: Comparison) -> list[Pair]:
     """Every pair of `PAIRED` in AUC on every group."""
-    names = [name for name in PAIRED if name in of.methods]
-    return pairs(of, [*combinations(names, 2)])
-
-
-def pairs(of: Comparison, names: Sequence[tuple[str, str]]) -> list[Pair]:
-    """Pairs of methods in AUC on every group."""
-    made = []
-    for first, second in names:
+    names, made = [name for name in PAIRED if name in of.methods], list[Pair]()
+    for first, second in combinations(names, 2):
         for group in GROUPS:
             one, other = (of.values(name, group, "auc") for name in (first, second))
             made.append(Pair(first, second, group, difference(one, other, of.overlap)))
-    return _corrected(made)
-
-
-def gains(of: Comparison) -> list[Pair]:
-    """What customising gains in AUC, of methods whose general model can score: both names equal."""
-    made = []
-    for name in of.methods:
-        for group in GROUPS:
-            before, after = (of.values(name, group, measure) for measure in (BEFORE, "auc"))
-            if not np.isnan(before.mean):
-                made.append(Pair(name, name, group, difference(after, before, of.overlap)))
-    return _corrected(made)
-
-
-def _corrected(made: Sequence[Pair]) -> list[Pair]:
     adjusted = holm([pair.difference.p for pair in made])
     return [replace(pair, p_holm=p) for pair, p in zip(made, adjusted, strict=True)]

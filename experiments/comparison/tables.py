@@ -11,9 +11,8 @@ from rich import table as rich
 from rich.markup import escape
 
 from experiments.comparison import significance
-from experiments.comparison.results import BEFORE, GROUPS, MEASURES, ORACLE, Comparison
+from experiments.comparison.results import GROUPS, MEASURES, Comparison
 from experiments.comparison.significance import Pair
-from metaheac_jax.methods import METHODS
 
 #: The paper's metrics on the Tencent data (Tables 2 and 4): AUC, P@5% and R@5% on small seed sets,
 #: then on large ones. Table 4 has no R@5%.
@@ -29,9 +28,6 @@ PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "without-he": (0.7181, 0.2419, None, 0.7112, 0.2193, None),
     "without-meta": (0.7173, 0.2431, None, 0.7107, 0.2180, None),
 }
-#: The order of the rows of a table; other methods are between the first and the favoured ones.
-FIRST = tuple(name for name in PUBLISHED if name != "metaheac")
-FAVOURED = tuple(significance.PRIMARY)
 
 
 @dataclass(frozen=True)
@@ -58,27 +54,13 @@ class Table:
         return made
 
 
-def in_order(of: Comparison) -> list[str]:
-    """Names of the methods: published ones in the paper's order, others, favoured, references."""
-
-    def rank(name: str) -> tuple[int, int]:
-        if name in FIRST:
-            return 0, FIRST.index(name)
-        if name in FAVOURED:
-            return 2, FAVOURED.index(name)
-        return (1, 0) if name in METHODS else (3, name == ORACLE)
-
-    return sorted(of.methods, key=rank)
-
-
 def methods_table(of: Comparison) -> Table:
     """Every method's measures on small and large seed sets, and the paper's own, if known."""
-    names = in_order(of)
     header, rows = ["method"], []
     for group in GROUPS:
         first, *others = MEASURES.values()
         header += [f"{of.num_campaigns(group)} {group}: {first}", *others]
-    for name in names:
+    for name in of.methods:
         values = [of.values(name, group, measure) for group in GROUPS for measure in MEASURES]
         cells = [
             _number(own.mean) + ("" if math.isnan(own.deviation) else f" ±{own.deviation:.4f}")
@@ -86,7 +68,7 @@ def methods_table(of: Comparison) -> Table:
         ]
         rows.append([of.label(name), *cells])
     printed = PUBLISHED if of.published else {}
-    for name in names:
+    for name in of.methods:
         if name in printed:
             cells = ["-" if value is None else f"{value:.4f}" for value in printed[name]]
             rows.append([f"{of.label(name)} [paper]", *cells])
@@ -109,21 +91,13 @@ def build_tables(of: Comparison) -> list[Table]:
             f"comparison/significance.py. Holm's correction is over its claims. {_test(of)}"
         )
         tables.append(Table("Primary claims", header, rows, note))
-    tables += pairs_table(of, "Every pair of the networks", significance.every_pair(of))
-    for reference in [name for name in of.methods if name not in METHODS] + ["prior"]:
-        if reference in of.methods and reference != ORACLE:
-            others = [name for name in in_order(of) if name in METHODS]
-            names = [(name, reference) for name in others if name != reference]
-            tables += pairs_table(
-                of, f"Against {of.label(reference)}", significance.pairs(of, names)
-            )
-    if gains := significance.gains(of):
-        tables.append(_gains_table(of, gains))
-    return [*tables, _training_table(of)]
+    if pairs := significance.every_pair(of):
+        tables.append(_pairs_table(of, pairs))
+    return tables
 
 
-def pairs_table(of: Comparison, title: str, found: Sequence[Pair]) -> list[Table]:
-    """Differences in AUC with their p; no table if there is no pair."""
+def _pairs_table(of: Comparison, found: Sequence[Pair]) -> Table:
+    """Differences in AUC with their p."""
     header, rows = ["method", "minus"], dict[tuple[str, str], list[str]]()
     for group in GROUPS:
         header += [f"{group}: difference in AUC", "p", "p (Holm)"]
@@ -132,47 +106,7 @@ def pairs_table(of: Comparison, title: str, found: Sequence[Pair]) -> list[Table
         row = rows.setdefault(key, [of.label(name) for name in key])
         row += [pair.difference.text(), _p(pair.difference.p), _p(pair.p_holm)]
     note = f"± standard error. {_test(of)}"
-    return [Table(title, header, [*rows.values()], note)] if rows else []
-
-
-def _gains_table(of: Comparison, found: Sequence[Pair]) -> Table:
-    header, rows = ["method"], dict[str, list[str]]()
-    for group in GROUPS:
-        header += [f"{group}: before", "after", "difference", "p (Holm)"]
-    for gain in found:
-        means = [of.values(gain.first, gain.group, m).mean for m in (BEFORE, "auc")]
-        row = rows.setdefault(gain.first, [of.label(gain.first)])
-        row += [*map(_number, means), gain.difference.text(), _p(gain.p_holm)]
-    note = f"Before: AUC of the general model. ± standard error. {_test(of)}"
-    return Table("AUC before and after customising", header, [*rows.values()], note)
-
-
-def _training_table(of: Comparison) -> Table:
-    """Length of the offline stage and seconds of all stages; means over the runs."""
-    header = ["method", "offline steps", "best step", "offline s", "customise s", "score s"]
-    rows = []
-    for name in in_order(of):
-        steps = [of.mean(name, "offline", key) for key in ("steps", "best_step")]
-        times = [of.mean(name, "seconds", key) for key in ("offline", "customise", "score")]
-        if steps[0] is None:  # the best step of an ensemble is a sum over its members
-            steps = [None] * len(steps)
-        if times[0] is not None:
-            cells = ["-" if n is None else f"{n:,.0f}" for n in steps]
-            cells += ["-" if value is None else f"{value:,.1f}" for value in times]
-            rows.append([of.label(name), *cells])
-    note = (
-        "Means over the runs. Offline training stops if held-out training campaigns improve no "
-        "more, and keeps the best step. Offline seconds include "
-        "compilation and judging. Of a run that was interrupted, they count its last part alone."
-    )
-    return Table("Training", header, rows, note)
-
-
-def left_out_lines(of: Comparison) -> list[str]:
-    """One line per campaign that could not be judged."""
-    every = [left for campaigns in of.campaigns for left in campaigns["left_out"]]
-    unique = sorted({(str(left["campaign"]), left["why"]) for left in every})
-    return [f"campaign {campaign} could not be judged: {why}" for campaign, why in unique]
+    return Table("Every pair of the networks", header, [*rows.values()], note)
 
 
 def _test(of: Comparison) -> str:

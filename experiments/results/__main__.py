@@ -119,7 +119,7 @@ def between(name: str, first: str, other: str, second: str, group: str) -> str:
 
 def minutes(name: str, method: str) -> str:
     """The minutes that a method's training took, the mean over runs."""
-    return f"{(comparison(name).mean(method, 'seconds', 'offline') or 0) / 60:.0f}"
+    return f"{(comparison(name).seconds(method, 'offline') or 0) / 60:.0f}"
 
 
 def p_value(p: float | None) -> str:

@@ -91,20 +91,6 @@ def test_what_a_method_gives_is_kept_with_its_settings(tmp_path, monkeypatch):
         run_in(tmp_path, data, [Ranker().changed(penalty=2.0)])
 
 
-@pytest.mark.parametrize("judged", [0, 1, 3])
-def test_the_offline_stage_has_its_steps(tmp_path, judged):
-    """That of an ensemble, which is judged once, has its best step and its shares."""
-    # Step, AUC, loss.
-    judgements = np.array([[2.0, 0.5, 0.75], [4.0, 0.75, 0.625], [6.0, 0.7, 0.5]])
-    state = {"shares": np.array([0.25, 0.25, 0.5])}
-    method = stepper(lambda of: Trained(state, judgements[:judged]))
-    data = Data(world(), split_of([0, 1], small=[0]))
-    found = run_in(tmp_path, data, [method])["metaheac"]["offline"]
-    shares = [0.25, 0.25, 0.5]
-    steps = {0: {}, 1: {"best_step": 2, "shares": shares}, 3: {"steps": 6, "best_step": 4}}
-    assert found == steps[judged]
-
-
 def test_a_method_that_diverges_is_named_with_advice(tmp_path, monkeypatch):
     good = scorers_of
     monkeypatch.setitem(globals(), "scorers_of", lambda _, *more: good(np.nan, *more))
