@@ -27,7 +27,6 @@ import polars as pl
 
 import metaheac_jax as mh
 from metaheac_jax.backend import environment, num_cores
-from metaheac_jax.data.columns import TableSchema
 from metaheac_jax.data.simulation import write_world
 from metaheac_jax.methods import configured
 
@@ -80,8 +79,7 @@ def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
         mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
         general = mh.load(folder / "model")
         model = mh.customise(general, data, data.campaign(data.index_of(_campaign(folder))))
-        schema = TableSchema.read(folder / "data" / "schema.json")
-        mh.export_scorer(model, folder / "export", table_schema=schema)
+        mh.export_scorer(model, folder / "export")
     users = pl.read_parquet(world / "users.parquet")
     (folder / "users").mkdir(exist_ok=True)
     for copy in range(copies):

@@ -3,19 +3,18 @@
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.columns import Column, TableSchema
+from metaheac_jax.schema import Field, Schema
 
-SCHEMA = TableSchema(
+SCHEMA = Schema(
     user=(
-        Column("city"),
-        Column("zip"),
-        Column("income", buckets=4),
-        Column("likes", slots=3),
-        Column("tags", slots=2, separator=";"),
-        Column("device", hash_rows=6),
-        Column("member"),
+        Field("city"),
+        Field("zip"),
+        Field("income", buckets=4),
+        Field("likes", slots=3),
+        Field("tags", slots=2, separator=";"),
+        Field("member"),
     ),
-    campaign=(Column("topic"),),
+    campaign=(Field("topic"),),
     missing=("NA",),
 )
 USERS, CAMPAIGNS = 3000, (7, 12, 31)
@@ -33,7 +32,6 @@ def tables():
             "income": [[3.0, 10.5, 15.5, 99.0, None][k % 5] for k in kinds],
             "likes": [[[], ["tea"], ["golf", "tea"], ["a", "b", "c", "tea"]][k % 4] for k in kinds],
             "tags": [["", "x; y", "y;z;x", None][k // 15] for k in kinds],
-            "device": [f"d{k % 12}" for k in kinds],
             "member": [[True, False, None][k % 3] for k in kinds],
         }
     )

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.columns import Column, TableSchema
+from metaheac_jax.schema import Field, Schema
 
-SCHEMA = TableSchema(
-    user=(Column("city"), Column("income", buckets=4), Column("likes", slots=3, separator=";")),
-    campaign=(Column("topic"), Column("budget", buckets=2)),
+SCHEMA = Schema(
+    user=(Field("city"), Field("income", buckets=4), Field("likes", slots=3, separator=";")),
+    campaign=(Field("topic"), Field("budget", buckets=2)),
 )
 
 

@@ -39,8 +39,6 @@ def test_a_name_that_cannot_be_that_of_a_file_is_refused(name):
     "options",
     [
         {"slots": 0},
-        {"hash_rows": -1},
-        {"hash_rows": 3, "edges": (1.0,)},
         *({"edges": own} for own in (["a"], [None], 3, [10**400], [2, 1], [float("nan"), 1])),
     ],
 )
@@ -67,21 +65,11 @@ def test_encode_gives_the_row_of_a_known_value_and_the_pad_id_otherwise(fields, 
 # Buckets ----------------------------------------------------------------------------------------
 
 
-def test_the_hash_is_that_of_every_other_version():
-    field = Field("a", hash_rows=1000)
-    assert field.hashed(["Rome", "Köln", "", "17"]).tolist() == [324, 889, -1, 256]
-    assert field.all_buckets.tolist() == list(range(-1, 1000))
-    assert Field("a", slots=3, hash_rows=4).all_buckets.tolist() == [0, 1, 2, 3]
-
-
 def test_values_as_reports_show_them():
     number = Field("income", edges=(1.0, 2.5))
     texts = ["(missing)", "below 1", "1 to 2.5", "2.5 or more"]
     assert [number.text(b) for b in number.all_buckets] == texts
     assert [Field("year", edges=(2024,)).text(b) for b in (0, 1)] == ["below 2024", "2024 or more"]
-    hashed = Field("device", hash_rows=2)
-    shown = [hashed.text(b) for b in hashed.all_buckets]
-    assert shown == ["(missing)", "hash bucket 0", "hash bucket 1"]
     texts = [Field("city").text(v) for v in ("", "Rome", MISSING_WHOLE, 7)]
     assert texts == ["(missing)", "Rome", "(missing)", "7"]
 
@@ -92,16 +80,6 @@ def test_an_attribute_that_is_no_number(value):
     vocabulary = Vocabulary((np.array(["x"]), schema.campaign[0].all_buckets))
     with pytest.raises(InputError, match=r"attributes: budget is .*, expected a number"):
         vocabulary.encode_attributes(schema, {"budget": value})
-
-
-def test_attributes_of_hashed_fields_are_never_unknown():
-    schema = Schema((Field("u"),), (Field("brand", hash_rows=10), Field("topic")))
-    brand = schema.campaign[0].all_buckets
-    vocabulary = Vocabulary((np.array(["x"]), brand, np.array(["food"])))
-    for value in ("never seen", 17, ""):
-        [bucket] = schema.campaign[0].hashed([str(value)])
-        found = vocabulary.encode_attributes(schema, {"brand": value, "topic": "food"})
-        assert found.tolist() == [1 + 1 + bucket, 12]
 
 
 @pytest.mark.parametrize(

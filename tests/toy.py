@@ -1,5 +1,6 @@
 """A tiny data set whose campaigns convert different users, and what tests make of it."""
 
+import hashlib
 from dataclasses import replace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.storage import columns_of
 from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -82,6 +84,13 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         stage1=stage(per_campaign),
         stage2=stage(pool),
     )
+
+
+def digest_of(data):
+    """SHA-256 of all columns, whatever the data is called."""
+    parts = {name: np.asarray(column[:]) for name, column in columns_of(data).items()}
+    told = {name: (own.dtype.str, own.shape, own.tobytes()) for name, own in parts.items()}
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def check_data(data):

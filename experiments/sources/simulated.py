@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from metaheac_jax.data import from_tables, simulation
-from metaheac_jax.data.columns import Column, TableSchema
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation import FORMAT as WORLD_FORMAT
 from metaheac_jax.data.simulation import RECIPE, TENCENT_WORLD, Shape
@@ -79,12 +78,7 @@ def prepare(
     folder: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
 ) -> Dataset:
     """Turns tables with the columns of a schema into a dataset on disk."""
-    user, campaign = (
-        tuple(Column(own.name, own.slots) for own in side)
-        for side in (schema.user, schema.campaign)
-    )
-    table_schema = TableSchema(user, campaign)
-    return from_tables.prepare(folder, target, schema=table_schema, progress=progress)
+    return from_tables.prepare(folder, target, schema=schema, progress=progress)
 
 
 def open_world(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -66,30 +65,6 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
         raise InputError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")
     if int(value) > MAX_WHOLE:
         raise InputError(f"{name}: expected a whole number of at most {MAX_WHOLE}, got {value!r}")
-
-
-_KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
-
-
-def check_keys(
-    where: str, data: Any, kinds: Mapping[str, type], *, required: Sequence[str] = ()
-) -> None:
-    """Refuses anything but a JSON object with keys from ``kinds`` and values of their types.
-
-    Raises:
-      InputError: the data is something else; the message names the key and what was expected.
-    """
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
-    for key, value in data.items():
-        if key not in kinds:
-            raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(kinds)}")
-        if type(value) is not kinds[key]:
-            shown, expected = json.dumps(value)[:80], _KINDS[kinds[key]]
-            raise InputError(f"{where}: {key} is {shown}, expected {expected}")
-    for key in required:
-        if key not in data:
-            raise InputError(f"{where}: has no {key!r}; add it")
 
 
 class Diverged(RuntimeError):

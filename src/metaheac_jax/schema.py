@@ -1,4 +1,4 @@
-"""Fields of users and campaigns, and their table rows.
+"""Fields of users and campaigns, how they are read from tables, and their table rows.
 
 All fields share one table of R rows. Each field has a contiguous block of rows, so an id in memory
 is a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there
@@ -9,16 +9,19 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, about, check_whole
+from metaheac_jax.files import read_json
 
 #: The missing value of a one-valued category of whole numbers; that of text is empty.
 MISSING_WHOLE = -(2**63)
@@ -27,75 +30,80 @@ _NO_WHOLE = MISSING_WHOLE + 1  # stands for other text, and is never a value
 MISSING = "(missing)"
 #: Maximum length of a field's name, in UTF-8 bytes.
 _NAME_BYTES = 200
+#: The types in JSON of attributes, and their names in messages.
+_JSON = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "tuple": (list, "a list"),
+}
+
+
+def _of_tables(default: Any) -> Any:
+    """An attribute that says how tables are read, in which the schema of a model may differ."""
+    return dataclasses.field(default=default, compare=False)
 
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical feature, or a number divided into buckets.
+    """A categorical feature, or a number divided into buckets, in the column of its name.
 
     A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
 
-    The values of a field with ``edges`` or ``hash_rows`` are bucket numbers from 0, and -1 for the
-    missing value of a one-valued field.
+    The values of a number are those of its buckets from 0, and -1 for a missing number.
 
     Attributes:
       name: name of the field.
       slots: number of slots.
       edges: ascending bounds between the buckets of a number; empty for a category.
-      hash_rows: number of buckets that the values of a category are hashed to, if they are too many
-        to keep; 0 if each value has its own row.
+      separator: separator of the values of a list in text; a Parquet list column needs none.
+      buckets: number of quantile buckets of a number; 0 for a category. A frequent number has a
+        bucket of its own. The ``edges`` are found if there are none.
+      sensitive: whether the field is hidden from all models; see `SensitiveField`.
 
     Raises:
-      InputError: the name is empty or cannot be that of a file, there is no slot, edges do not
-        ascend, or a number is hashed.
+      InputError: a value is invalid or does not go with another; the message names the field.
     """
 
     name: str
     slots: int = 1
     edges: tuple[float, ...] = ()
-    hash_rows: int = 0
+    separator: str = _of_tables("")
+    buckets: int = _of_tables(0)
+    sensitive: bool = _of_tables(False)
 
     def __post_init__(self) -> None:
         where = f"schema: field {self.name!r:.60}"
-        if not self.name:
-            raise InputError(f"{where}: needs a name")
-        too_long = len(self.name.encode(errors="replace")) > _NAME_BYTES
-        if too_long or self.name.startswith(".") or set(self.name) & set("/\\\0"):
+        long = len(self.name.encode(errors="replace")) > _NAME_BYTES
+        if not self.name or long or self.name.startswith(".") or set(self.name) & set("/\\\0"):
             raise InputError(
-                f"{where}: a name must not start with a dot, have a slash or have more than "
-                f"{_NAME_BYTES} bytes, since it names files; rename the column"
+                f"{where}: a name must have 1 to {_NAME_BYTES} bytes, no slash and no dot at its "
+                "start, since it names files; rename the column"
             )
         check_whole(f"{where}: slots", self.slots, 1)
-        check_whole(f"{where}: hash_rows", self.hash_rows, 0)
+        check_whole(f"{where}: buckets", self.buckets, 0)
         try:
             edges = tuple(map(float, self.edges))  # JSON has a list
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: edges are not a list of numbers") from error
+        object.__setattr__(self, "edges", edges)
         if not all(a < b for a, b in pairwise(edges)):
             raise InputError(f"{where}: edges do not ascend")
-        if self.hash_rows and edges:
-            raise InputError(f"{where}: a field of numbers has no hash_rows")
-        object.__setattr__(self, "edges", edges)
+        if self.separator and self.slots == 1:
+            raise InputError(f"{where}: only a list has a separator; set slots to 2 or more")
+        if self.buckets == 1 or (self.is_number and self.slots > 1):
+            raise InputError(f"{where}: a number needs two buckets or more, and a single slot")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the cells are numbers that are divided into buckets."""
+        return bool(self.buckets or self.edges)
 
     @property
     def all_buckets(self) -> np.ndarray:
-        """The values of a field with ``edges`` or ``hash_rows``, known from the field alone."""
-        first = -1 if self.slots == 1 else 0
-        return np.arange(first, self.hash_rows or len(self.edges) + 1)
-
-    def hashed(self, texts: Sequence[str]) -> np.ndarray:
-        """(n,) buckets of texts, the same in every process and version; -1 for an empty text.
-
-        A bucket is the 8-byte BLAKE2b digest of the text in UTF-8, read as a little-endian number,
-        modulo ``hash_rows``.
-        """
-
-        def bucket(text: str) -> int:
-            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-            return int.from_bytes(digest, "little") % self.hash_rows
-
-        return np.array([bucket(text) if text else -1 for text in texts], np.int64)
+        """The values of a number, known from the ``edges`` alone."""
+        return np.arange(-1, len(self.edges) + 1)
 
     def bucket(self, numbers: np.ndarray) -> np.ndarray:
         """Bucket numbers of an array of numbers, of the same shape; -1 for NaN."""
@@ -103,15 +111,13 @@ class Field:
 
     def text(self, value: Any) -> str:
         """A value of the field as reports show it; a bucket of numbers is shown as its range."""
-        if not self.edges and not self.hash_rows:
+        if not self.edges:
             [text] = as_texts(np.array([value]))
             return text or MISSING
         bucket = int(value)
+        edges = [f"{edge:.0f}" if edge == round(edge) else f"{edge:.6g}" for edge in self.edges]
         if bucket < 0:
             return MISSING
-        if self.hash_rows:
-            return f"hash bucket {bucket}"
-        edges = [f"{edge:.0f}" if edge == round(edge) else f"{edge:.6g}" for edge in self.edges]
         if bucket == 0:
             return f"below {edges[0]}"
         if bucket == len(edges):
@@ -123,11 +129,43 @@ class Field:
 class Schema:
     """The M user fields and N campaign fields in use, in the order of the network's input.
 
-    The names are distinct, there is a field on either side, and campaign fields have one slot.
+    Attributes:
+      user, campaign: fields of users and of campaigns; campaign fields have one slot. Those of
+        tables may be sensitive, those of data and of models are not.
+      user_id: name of the id column of users, in all files that have it.
+      campaign_id: name of the id column of campaigns, in all files that have it.
+      missing: texts that are a missing value if a cell or a value of a list consists of one.
+
+    Raises:
+      InputError: a field is named twice, is an id column or has an option that it cannot have; the
+        message names it.
     """
 
     user: tuple[Field, ...]
     campaign: tuple[Field, ...]
+    user_id: str = _of_tables("user_id")
+    campaign_id: str = _of_tables("campaign_id")
+    missing: tuple[str, ...] = _of_tables(())
+
+    def __post_init__(self) -> None:
+        names = [self.user_id, self.campaign_id, *(field.name for field in self.fields)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"schema: field {twice[0]!r} is named twice, or is an id column")
+        wrong = [own.name for own in self.campaign if own.sensitive or own.slots > 1]
+        if wrong:
+            raise InputError(
+                f"schema: campaign field {wrong[0]!r}: has one slot and is not sensitive; fields "
+                "of users can be otherwise"
+            )
+        if not self.of_models.user or not self.campaign:
+            raise InputError("schema: at least one user field and one campaign field are needed")
+
+    @property
+    def of_models(self) -> Schema:
+        """The schema without sensitive fields."""
+        user = tuple(field for field in self.user if not field.sensitive)
+        return self if user == self.user else dataclasses.replace(self, user=user)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -161,14 +199,66 @@ class Schema:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `from_json`."""
-        return asdict(self)
+        """Plain data that `from_json` accepts, without default values of fields."""
+        plain = {own.name: own.default for own in dataclasses.fields(Field)}
+        sides = {
+            side: [{k: v for k, v in vars(field).items() if v != plain[k]} for field in fields]
+            for side, fields in (("user", self.user), ("campaign", self.campaign))
+        }
+        return {**vars(self), **sides, "missing": list(self.missing)}
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Schema:
-        """The schema of `to_json`."""
-        user, campaign = (tuple(Field(**f) for f in data[side]) for side in ("user", "campaign"))
-        return Schema(user, campaign)
+    def from_json(data: Any) -> Schema:
+        """A schema from plain data, as in a schema file.
+
+        Raises:
+          InputError: a key is missing or unknown, or a value is wrong; the message names it.
+        """
+        _check_keys("schema", data, Schema)
+        lists: dict[str, Any] = {"missing": tuple(map(str, data.get("missing", ())))}
+        for side in ("user", "campaign"):
+            for own in data[side]:
+                _check_keys(f"schema: field {json.dumps(own):.60}", own, Field)
+            lists[side] = tuple(Field(**own) for own in data[side])
+        return Schema(**data | lists)
+
+    @staticmethod
+    def read(path: Path) -> Schema:
+        """The schema in a JSON file.
+
+        Raises:
+          InputError: the file is not JSON, a key is missing, unknown or given twice, or a value is
+            wrong; the message names it.
+        """
+        content = read_json(path)
+        with about(path):
+            return Schema.from_json(content)
+
+    def describe(self) -> list[str]:
+        """How the columns are read: a line per table and kind of column."""
+        kinds: dict[str, list[str]] = {}
+        for table, fields in (("users", self.user), ("campaigns", self.campaign)):
+            for own in fields:
+                kind = "lists" if own.slots > 1 else "categories"
+                kind = "numbers in buckets" if own.is_number else kind
+                kinds.setdefault(f"{table}, {kind}", []).append(own.name)
+        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
+
+
+def _check_keys(where: str, data: Any, kind: Any) -> None:
+    """Refuses anything but a JSON object with attributes of a dataclass, of their types."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
+    known = {own.name: own for own in dataclasses.fields(kind)}
+    for key, value in data.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(known)}")
+        expected, said = _JSON[known[key].type.partition("[")[0]]
+        if type(value) is not expected:
+            raise InputError(f"{where}: {key} is {json.dumps(value)[:80]}, expected {said}")
+    for key, own in known.items():
+        if own.default is dataclasses.MISSING and key not in data:
+            raise InputError(f"{where}: has no {key!r}; add it")
 
 
 _ONE_VALUED = ("carrier", "consumptionAbility", "LBS", "age", "education", "gender", "house")
@@ -243,11 +333,9 @@ class Vocabulary:
         pairs = zip(self.values, earlier.values, strict=True)
         return Vocabulary(tuple(union_of_values(own, old) for own, old in pairs))
 
-    def encode_texts(self, number: int, field: Field, texts: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, number: int, texts: Sequence[str]) -> np.ndarray:
         """(n,) int32 table rows of texts, empty if missing, of the category with this number."""
         usual, known = [spelled(text) for text in texts], self.values[number]
-        if field.hash_rows:
-            return self.encode(number, field.hashed(usual))
         # A text longer than all values is unknown, even if it is cut.
         longest = known.dtype.itemsize // 4 if known.dtype.kind == "U" else 20
         return self.encode(number, as_kind(np.array([t[: longest + 1] for t in usual]), known))
@@ -274,7 +362,7 @@ class Vocabulary:
             raw = attributes[field.name]
             text = "" if raw is None or raw != raw else str(raw)
             if not field.edges:
-                rows.extend(self.encode_texts(number, field, [text]))
+                rows.extend(self.encode_texts(number, [text]))
                 continue
             try:
                 bucket = field.bucket(np.array([float(text or "nan")]))

@@ -10,13 +10,13 @@ from commands import contents, exit_code, interrupt_after, succeeds, tiny_settin
 import metaheac_jax as mh
 from metaheac_jax.cli.fit import leak_notes
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.columns import TableSchema
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.model import load
+from metaheac_jax.schema import Schema
 
 SIZE = 50
-read = TableSchema.read
+read = Schema.read
 
 
 def folder_bytes(folder):

@@ -7,15 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaheac_jax.data import storage
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.storage import (
-    MANIFEST,
-    content_digest,
-    open_dataset,
-    write_dataset,
-)
+from metaheac_jax.data.storage import MANIFEST, open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -85,26 +79,6 @@ def test_round_trip(tmp_path):
     assert data.digest == open_dataset(tmp_path / "out", verify=False).digest == written
     assert data.stage1.counts.tolist() == [1, 2]
     assert data.stage1.positives.tolist() == [0, 1]
-
-
-def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch):
-    """Wherever its columns are, and whatever it is called."""
-    monkeypatch.setattr(storage, "_BLOCK", 2)  # the last user is in the second block
-    last = world().user_rows.copy()
-    last[-1] = last[0]
-    write_dataset(world(), tmp_path / "out")
-    digest = content_digest(world())
-    assert content_digest(open_dataset(tmp_path / "out")) == digest
-    assert content_digest(dataclasses.replace(world(), name="other")) == digest
-    stage1 = world().stage1
-    others = [
-        dataclasses.replace(world(), user_ids=np.array([30, 20, 10])),
-        dataclasses.replace(world(), schema=Schema(SCHEMA.user, (Field("sort"),))),
-        dataclasses.replace(world(), stage2=stage1),
-        dataclasses.replace(world(), user_rows=last),
-        dataclasses.replace(world(), sensitive={"age": world().sensitive["sex"]}),
-    ]
-    assert len({digest, *map(content_digest, others)}) == 1 + len(others)
 
 
 def test_crash_leaves_the_older_dataset(tmp_path):

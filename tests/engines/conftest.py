@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     data = mh.prepare(folder, folder / "data", schema=SCHEMA)
     general = mh.fit(data, tiny("solved-head"))
     models = mh.customise(general, data, [data.campaign(c) for c in range(len(CAMPAIGNS))])
-    mh.export_scorer(models, folder / "export", table_schema=SCHEMA)
+    mh.export_scorer(models, folder / "export")
 
     def audiences(size, **options):
         return mh.expand(general, data, CAMPAIGNS, size=size, **options)

@@ -12,44 +12,42 @@ import pyarrow as pa
 import pytest
 from engine_world import WRONG
 
-from metaheac_jax.data.columns import Column, Encoder, learn
+from metaheac_jax.data.columns import encode, learn
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.engines import arrow as module
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import Vocabulary
+from metaheac_jax.schema import Field, Vocabulary
 
 MISSING = ("NA", "0")
 DAY = datetime.date(2024, 2, 29)
 TEXTS = ["Paris", "12.0", "12", "True", "NaN", "NA", "", None, " x", "é", "0", "007", "<unseen>"]
 FLOATS = [1.0, 12.5, 0.1, 1e5, -7.0, float("nan"), None, 3e-7, 0.0, -0.0, float("inf"), 1e16]
 COLUMNS = {
-    "text": (Column("x"), pl.Series(TEXTS)),
-    "whole numbers": (Column("x"), pl.Series([5, 75001, -3, 0, None, 2**62, 12])),
-    "small numbers": (Column("x"), pl.Series([5, 1, None, 0, 12], dtype=pl.UInt8)),
-    "floats": (Column("x"), pl.Series([*FLOATS, 1e15, 123456789012.0])),
-    "short floats": (Column("x"), pl.Series(FLOATS, dtype=pl.Float32)),
-    "true and false": (Column("x"), pl.Series([True, False, None])),
-    "dates": (Column("x"), pl.Series([DAY, None, datetime.date(1999, 1, 2)])),
-    "times": (Column("x"), pl.Series([datetime.datetime(2024, 1, 2, 3, 4, 5, 120000), None])),
-    "decimals": (Column("x"), pl.Series([Decimal("12.50"), Decimal("3.00"), None])),
-    "categories": (Column("x"), pl.Series(TEXTS, dtype=pl.Categorical)),
-    "nothing": (Column("x", hash_rows=4), pl.Series([None, None], dtype=pl.Null)),
-    "hashes": (Column("x", hash_rows=4), pl.Series(TEXTS)),
-    "hashes of numbers": (Column("x", hash_rows=5), pl.Series(FLOATS)),
+    "text": (Field("x"), pl.Series(TEXTS)),
+    "whole numbers": (Field("x"), pl.Series([5, 75001, -3, 0, None, 2**62, 12])),
+    "small numbers": (Field("x"), pl.Series([5, 1, None, 0, 12], dtype=pl.UInt8)),
+    "floats": (Field("x"), pl.Series([*FLOATS, 1e15, 123456789012.0])),
+    "short floats": (Field("x"), pl.Series(FLOATS, dtype=pl.Float32)),
+    "true and false": (Field("x"), pl.Series([True, False, None])),
+    "dates": (Field("x"), pl.Series([DAY, None, datetime.date(1999, 1, 2)])),
+    "times": (Field("x"), pl.Series([datetime.datetime(2024, 1, 2, 3, 4, 5, 120000), None])),
+    "decimals": (Field("x"), pl.Series([Decimal("12.50"), Decimal("3.00"), None])),
+    "categories": (Field("x"), pl.Series(TEXTS, dtype=pl.Categorical)),
+    "nothing": (Field("x"), pl.Series([None, None], dtype=pl.Null)),
     "lists": (
-        Column("x", 2),
+        Field("x", 2),
         pl.Series([["a", "b"], ["NA", "b", None, "a", "c"], [], None, ["c"]]),
     ),
-    "lists of numbers": (Column("x", 3), pl.Series([[5, 0, 7, 8], [5], [None, 9], []])),
-    "lists in text": (Column("x", 2, separator=";"), pl.Series(["a; b", ";NA;c ;b", "", None])),
-    "buckets": (Column("x", buckets=3), pl.Series([0.1, 0.7, 5.0, None, 0.0, -2.0, 9.5])),
+    "lists of numbers": (Field("x", 3), pl.Series([[5, 0, 7, 8], [5], [None, 9], []])),
+    "lists in text": (Field("x", 2, separator=";"), pl.Series(["a; b", ";NA;c ;b", "", None])),
+    "buckets": (Field("x", buckets=3), pl.Series([0.1, 0.7, 5.0, None, 0.0, -2.0, 9.5])),
     "buckets of short floats": (
-        Column("x", edges=(0.1, 0.7, 16.1)),
+        Field("x", edges=(0.1, 0.7, 16.1)),
         pl.Series([0.1, 0.7, 16.1, None], dtype=pl.Float32),
     ),
-    "buckets of numbers": (Column("x", buckets=2), pl.Series([5, 9, None, 0, -4])),
-    "buckets of text": (Column("x", edges=(1.0, 3.5)), pl.Series(["2", "1e1", "", "NA", "3.5"])),
+    "buckets of numbers": (Field("x", buckets=2), pl.Series([5, 9, None, 0, -4])),
+    "buckets of text": (Field("x", edges=(1.0, 3.5)), pl.Series(["2", "1e1", "", "NA", "3.5"])),
 }
 
 
@@ -63,8 +61,8 @@ def test_cells_become_the_table_rows_of_prepare(kind, missing):
         frame = frame.filter(pl.col("x") != "NA")
     column, values = learn(Table(frame[: len(frame) // 3]), column, missing)
     vocabulary = Vocabulary((values,))
-    expected = Encoder([column], vocabulary, 0, missing).rows(frame)
-    own = module._Encoder(0, column.field, vocabulary, column.separator, missing)
+    expected = encode(frame, [column], vocabulary, missing=missing)
+    own = module._Encoder(0, column, vocabulary, missing)
     pad, arrow = vocabulary.num_rows, frame.to_arrow()["x"]
     own.check(module._plain(arrow.type))
     np.testing.assert_array_equal(own.rows(arrow.combine_chunks(), pad), expected)
@@ -74,7 +72,7 @@ def test_cells_become_the_table_rows_of_prepare(kind, missing):
 def test_a_text_of_many_types_is_one_value():
     """Large strings, views and dictionaries."""
     vocabulary, texts = Vocabulary((np.array(["", "a", "b"]),)), ["b", None, "a", "x"]
-    own = module._Encoder(0, Column("x").field, vocabulary, "", ())
+    own = module._Encoder(0, Field("x"), vocabulary, ())
     column = pa.array(texts)
     kinds = (
         pa.string(),
@@ -87,7 +85,7 @@ def test_a_text_of_many_types_is_one_value():
 
 
 def test_what_a_missing_list_holds_does_not_count():
-    own = module._Encoder(0, Column("x", 2).field, Vocabulary((np.arange(4),)), "", ())
+    own = module._Encoder(0, Field("x", 2), Vocabulary((np.arange(4),)), ())
     missing = pa.array([False, True, False])
     lists = pa.ListArray.from_arrays([0, 2, 4, 5], pa.array([0, 1, 2, 3, 2]), mask=missing)
     assert own.rows(lists, 4).tolist() == [[0, 1], [4, 4], [2, 4]]

@@ -103,7 +103,8 @@ def test_an_export_says_what_it_is(made):
     body = read_sealed(made.export, MANIFEST, format=FORMAT, remedy="")
     assert (body["method"], body["campaigns"]) == ("solved-head", [7, 12, 31])
     assert body["platforms"] == ["cpu", "cuda", "tpu"]
-    assert (body["separators"], body["missing"]) == ({"tags": ";"}, ["NA"])
+    assert {"name": "tags", "slots": 2, "separator": ";"} in body["schema"]["user"]
+    assert body["schema"]["missing"] == ["NA"]
 
 
 def test_what_cannot_be_exported(made, tmp_path, monkeypatch):

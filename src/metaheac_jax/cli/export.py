@@ -33,8 +33,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     from metaheac_jax.audience.retrieve import find_campaigns
-    from metaheac_jax.data.columns import TableSchema
-    from metaheac_jax.data.storage import TABLE_SCHEMA, open_dataset
+    from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.engines.export_files import MANIFEST
     from metaheac_jax.engines.exporting import PLATFORMS, export_scorer
     from metaheac_jax.files import locked
@@ -52,9 +51,7 @@ def main(options: Options) -> None:
         wanted: list[Any] = [*dict.fromkeys(options.campaign)]
         data, chosen = find_campaigns(general, data, wanted or new_campaigns(general, data))
         models = customise(general, data, chosen, progress=progress)
-        path = options.data / TABLE_SCHEMA
-        schema = TableSchema.read(path) if path.is_file() else None
-        export_scorer(models, options.out, table_schema=schema, progress=progress)
+        export_scorer(models, options.out, progress=progress)
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 2**20
     terminal.print_lines(
         screen,

@@ -35,12 +35,12 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.data.columns import TableSchema
     from metaheac_jax.data.from_tables import prepare
     from metaheac_jax.data.storage import MANIFEST
     from metaheac_jax.data.table_file import is_url
     from metaheac_jax.errors import InputError
     from metaheac_jax.files import locked
+    from metaheac_jax.schema import Schema
 
     folder = Path(options.source)
     if not is_url(options.source) and not folder.is_dir():
@@ -51,7 +51,7 @@ def main(options: Options) -> None:
     terminal.check_output_folder("DATA", options.data, MANIFEST, "a data set", *inputs)
     screen = terminal.screen()
     with locked(options.data), terminal.progress_display(screen) as progress:
-        schema = None if path is None else TableSchema.read(path)
+        schema = None if path is None else Schema.read(path)
         data = prepare(
             options.source,
             options.data,
@@ -68,5 +68,5 @@ def main(options: Options) -> None:
     )
     if path is None:
         written = options.data / "schema.json"
-        lines = (f"  {line}" for line in TableSchema.read(written).describe())
+        lines = (f"  {line}" for line in Schema.read(written).describe())
         terminal.print_lines(screen, f"note: the schema was inferred; check {written}:", *lines)

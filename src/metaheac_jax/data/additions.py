@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds, draw_by_id
-from metaheac_jax.data.columns import Encoder, TableSchema
+from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.regression import leave_out_shown
-from metaheac_jax.data.storage import TABLE_SCHEMA, open_dataset, write_columns
+from metaheac_jax.data.storage import open_dataset, write_columns
 from metaheac_jax.data.table_file import Table, as_id_texts, id_array
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -39,21 +39,22 @@ def add(
     folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]
     with locked(folder):
         forgets = np.size(np.asarray(exclude, object)) > 0
-        data = open_dataset(folder, unread=() if forgets else of_users, progress=progress)
-        schema = TableSchema.read(folder / TABLE_SCHEMA)
+        unread = () if forgets else of_users
+        data = open_dataset(folder, verify=lambda name: name not in unread, progress=progress)
+        schema = data.schema
         excluded = as_id_texts(exclude, schema.user_id)
         rows = _rows_of(data)
         if campaigns is not None:
             names = [schema.campaign_id, *(own.name for own in schema.campaign)]
             table = Table(campaigns, names, name="campaigns")
-            data, position = _with_campaigns(data, table, schema)
+            data, position = _with_campaigns(data, table)
             rows = rows.with_columns(campaign=position[rows["campaign"].to_numpy()])
         touched = np.zeros(data.num_campaigns, bool)
         if examples is not None:
             names = [schema.campaign_id, schema.user_id, "label"]
             table = Table(examples, names, name="examples")
             table.leave_out(schema.user_id, excluded)
-            known = _known_users(data, table, schema)
+            known = _known_users(data, table)
             new = read_examples(table, schema, known, data.campaign_ids)
             rows = _replaced(rows, new, touched)
         is_text = data.user_ids.dtype.kind == "S"
@@ -68,7 +69,7 @@ def add(
     return open_dataset(folder, verify=False)  # the checksums were just computed
 
 
-def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[Dataset, np.ndarray]:
+def _with_campaigns(data: Dataset, table: Table) -> tuple[Dataset, np.ndarray]:
     """The data with the campaigns of a table, without their examples.
 
     A campaign of the data that the table has, too, gets the attributes of the table.
@@ -76,8 +77,8 @@ def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[D
     Returns:
       The data, and (C,) int32, where each of its C campaigns is among the new ones.
     """
-    ids, cells, learned = read_campaigns(table, schema)
-    first, values = len(data.schema.user), data.vocabulary.values
+    schema, values = data.schema, data.vocabulary.values
+    first, (ids, cells, learned) = len(schema.user), read_campaigns(table, schema)
     pairs = zip(values[first:], learned, strict=True)
     grown = [union_of_values(known, new) for known, (_, new) in pairs]
     vocabulary = Vocabulary((*values[:first], *grown))
@@ -89,7 +90,7 @@ def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[D
     position, new = (np.searchsorted(every, part).astype(np.int32) for part in both)
     rows = np.empty((len(every), len(schema.campaign)), np.int32)
     rows[position] = lookup[data.campaign_rows]
-    rows[new] = Encoder(schema.campaign, vocabulary, first, schema.missing).rows(cells)
+    rows[new] = encode(cells, schema.campaign, vocabulary, first, schema.missing)
     changed = replace(
         data,
         vocabulary=vocabulary,
@@ -121,10 +122,10 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _known_users(data: Dataset, table: Table, schema: TableSchema) -> pl.DataFrame:
+def _known_users(data: Dataset, table: Table) -> pl.DataFrame:
     """The ids in a table that are users of the data, and their indices; see `indices`."""
-    table.check_ids(schema.user_id)
-    cells = table.id_cells(schema.user_id, whole=data.user_ids.dtype.kind != "S")
+    table.check_ids(data.schema.user_id)
+    cells = table.id_cells(data.schema.user_id, whole=data.user_ids.dtype.kind != "S")
     ids = table.collect(table.scan().select(cells).unique()).to_series().drop_nulls()
     users = data.find_users(id_array(ids))
     return indices(ids.filter(users >= 0), users[users >= 0])

@@ -1,24 +1,22 @@
-"""Columns of tables as fields: the schema of how they are read, their values and table rows.
+"""Columns of tables as fields: their values and table rows, and a schema inferred from them.
 
 Axes: n rows of a block or cells of a column, S slots of adjacent fields.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from metaheac_jax.data.table_file import ROWS_AT_A_TIME, Table
-from metaheac_jax.errors import InputError, about, check_keys, check_whole
-from metaheac_jax.files import read_json
-from metaheac_jax.schema import Field, Vocabulary, as_values, spelled
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema, Vocabulary, as_values, spelled
 
 #: A column of more distinct numbers than this is cut into buckets, and one of more texts than this,
 #: all of them distinct, is left out. Lists are text with one of these separators in at least this
@@ -27,151 +25,13 @@ _MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
 _NA = "NA"  # as R and pandas write a missing value
 
 
-@dataclass(frozen=True)
-class Column(Field):
-    """A field and how it is read from the column of its name.
-
-    Attributes:
-      separator: separator of the values of a list in text; a Parquet list column needs none.
-      buckets: number of quantile buckets of a number; 0 for a category. A frequent number has a
-        bucket of its own. The ``edges`` are found if there are none.
-      sensitive: whether the field is hidden from all models; see `SensitiveField`.
-
-    Raises:
-      InputError: a value is invalid or does not go with another; the message names the field.
-    """
-
-    separator: str = ""
-    buckets: int = 0
-    sensitive: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        where = f"schema: field {self.name!r}"
-        check_whole(f"{where}: buckets", self.buckets, 0)
-        if self.separator and self.slots == 1:
-            raise InputError(f"{where}: only a list has a separator; set slots to 2 or more")
-        if self.buckets == 1 or (self.is_number and self.slots > 1):
-            raise InputError(f"{where}: a number needs two buckets or more, and a single slot")
-        if self.hash_rows and (self.buckets or self.sensitive):
-            raise InputError(f"{where}: only a category that is not sensitive can have hash_rows")
-
-    @property
-    def field(self) -> Field:
-        """The field alone."""
-        return Field(self.name, self.slots, self.edges, self.hash_rows)
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the cells are numbers that are divided into buckets."""
-        return bool(self.buckets or self.edges)
-
-    @staticmethod
-    def from_json(data: Any) -> Column:
-        """A column from plain data.
-
-        Raises:
-          InputError: a key is missing or unknown, or a value is wrong; the message names it.
-        """
-        kinds = {known.name: type(known.default) for known in fields(Column)}
-        kinds |= {"name": str, "edges": list}
-        check_keys(f"schema: field {json.dumps(data):.60}", data, kinds, required=("name",))
-        return Column(**data)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` accepts, without default values."""
-        plain = {known.name: known.default for known in fields(Column)}
-        return {key: value for key, value in vars(self).items() if value != plain[key]}
-
-
-@dataclass(frozen=True)
-class TableSchema:
-    """The content of a schema file of tables.
-
-    Attributes:
-      user, campaign: fields of users and of campaigns; campaign fields have one slot.
-      user_id: name of the id column of users, in all files that have it.
-      campaign_id: name of the id column of campaigns, in all files that have it.
-      missing: texts that are a missing value if a cell or a value of a list consists of one.
-
-    Raises:
-      InputError: a field is named twice, is an id column or has an option that it cannot have; the
-        message names it.
-    """
-
-    user: tuple[Column, ...]
-    campaign: tuple[Column, ...]
-    user_id: str = "user_id"
-    campaign_id: str = "campaign_id"
-    missing: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = [self.user_id, self.campaign_id]
-        names += [column.name for column in (*self.user, *self.campaign)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"schema: field {twice[0]!r} is named twice, or is an id column")
-        wrong = [own.name for own in self.campaign if own.sensitive or own.slots > 1]
-        if wrong:
-            raise InputError(
-                f"schema: campaign field {wrong[0]!r}: has one slot and is not sensitive; fields "
-                "of users can be otherwise"
-            )
-        if not any(not own.sensitive for own in self.user) or not self.campaign:
-            raise InputError("schema: at least one user field and one campaign field are needed")
-
-    @staticmethod
-    def from_json(data: Any) -> TableSchema:
-        """A schema from plain data, as in a schema file.
-
-        Raises:
-          InputError: a key is missing or unknown, or a value is wrong; the message names it.
-        """
-        sides = ("user", "campaign")
-        kinds = {known.name: type(known.default) for known in fields(TableSchema)}
-        kinds |= dict.fromkeys((*sides, "missing"), list)
-        check_keys("schema", data, kinds, required=sides)
-        parts: dict[str, Any] = {side: tuple(map(Column.from_json, data[side])) for side in sides}
-        parts["missing"] = tuple(map(str, data.get("missing", [])))
-        return TableSchema(**data | parts)
-
-    @staticmethod
-    def read(path: Path) -> TableSchema:
-        """The schema in a JSON file.
-
-        Raises:
-          InputError: the file is not JSON, a key is missing, unknown or given twice, or a value is
-            wrong; the message names it.
-        """
-        content = read_json(path)
-        with about(path):
-            return TableSchema.from_json(content)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` accepts."""
-        sides = {
-            side: [own.to_json() for own in getattr(self, side)] for side in ("user", "campaign")
-        }
-        return {**vars(self), **sides, "missing": list(self.missing)}
-
-    def describe(self) -> list[str]:
-        """How the columns are read: a line per table and kind of column."""
-        kinds: dict[str, list[str]] = {}
-        for table, columns in (("users", self.user), ("campaigns", self.campaign)):
-            for own in columns:
-                kind = "lists" if own.slots > 1 else "categories"
-                kind = "numbers in buckets" if own.is_number else kind
-                kinds.setdefault(f"{table}, {kind}", []).append(own.name)
-        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
-
-
-def learn(table: Table, column: Column, missing: Sequence[str] = ()) -> tuple[Column, np.ndarray]:
+def learn(table: Table, column: Field, missing: Sequence[str] = ()) -> tuple[Field, np.ndarray]:
     """The column, with the edges of its buckets, and the ascending values that get a table row.
 
     Args:
       table: contains the column.
       column: how to read it.
-      missing: as in `TableSchema`.
+      missing: as in `Schema`.
 
     Raises:
       InputError: the column has no number or no value of a list, or does not fit the schema.
@@ -188,7 +48,7 @@ def learn(table: Table, column: Column, missing: Sequence[str] = ()) -> tuple[Co
         if not len(numbers):
             raise InputError(f"{where}: has no numbers; remove the field")
         column = replace(column, edges=bucket_edges(numbers.to_numpy(), column.buckets))
-    if column.is_number or column.hash_rows:
+    if column.is_number:
         return column, column.all_buckets
     texts = rows.select(value=cell_texts(column, missing))
     if column.slots > 1:  # of the values that are kept, a user counts once per value
@@ -202,7 +62,7 @@ def learn(table: Table, column: Column, missing: Sequence[str] = ()) -> tuple[Co
     return column, as_values(values)
 
 
-def check_kind(table: Table, column: Column) -> None:
+def check_kind(table: Table, column: Field) -> None:
     """Refuses a column of lists that is described as single values or as text, or the reverse."""
     where, kind = f"{table.path}: column {column.name!r}", table.kind(column.name)
     is_list = isinstance(kind, pl.List)
@@ -215,7 +75,7 @@ def check_kind(table: Table, column: Column) -> None:
         )
 
 
-def cell_texts(column: Column, missing: Sequence[str] = ()) -> pl.Expr:
+def cell_texts(column: Field, missing: Sequence[str] = ()) -> pl.Expr:
     """The cells of a category as text, null if missing; or as lists of present texts."""
     cell = pl.col(column.name)
     if column.slots == 1:
@@ -235,70 +95,51 @@ def _text(cell: pl.Expr, missing: Sequence[str]) -> pl.Expr:
     return pl.when(~text.is_in(absent)).then(text)
 
 
-def _number(column: Column, missing: Sequence[str]) -> pl.Expr:
+def _number(column: Field, missing: Sequence[str]) -> pl.Expr:
     """Cells as float64; null if they are missing or no number."""
     return _text(pl.col(column.name), missing).cast(pl.Float64, strict=False)
 
 
-def infer_schema(paths: Mapping[str, Path | str]) -> TableSchema:
+def infer_schema(paths: Mapping[str, Path | str]) -> Schema:
     """Infers a first schema of tables, and warns of the columns that it leaves out.
 
     Ids are in the columns ``user_id`` and ``campaign_id``. Of the other user columns, numbers with
     many values become buckets, text with separators and Parquet lists become lists, and all else
     that can be a field categories. If a cell of users is NA, NA counts as missing. Left out are
-    columns without text or numbers, and those such as a name or a time, of which each user has
-    another text or date.
+    columns without a name, text or numbers, and those such as a name or a time, of which each user
+    has another text or date.
 
     Args:
       paths: the files of ``users`` and ``campaigns``.
 
     Raises:
-      InputError: a file is unreadable, or has no id, a column without a name or no field; or users
-        and campaigns share a field.
+      InputError: a file is unreadable, or has no id or no field; or users and campaigns share one.
     """
-    frames: dict[str, pl.DataFrame] = {}
+    missing, columns = (), {}
     ids = {"users": "user_id", "campaigns": "campaign_id"}
-    for name, own_id in ids.items():
-        table = Table(paths[name])
-        if "" in table.names:
-            raise InputError(
-                f"{paths[name]}: column {table.names.index('') + 1} has no name; name it, or "
-                "remove it (to_csv of pandas writes one unless it is given index=False)"
-            )
-        if own_id not in table.names:
-            raise InputError(
-                f"{paths[name]}: no column {own_id!r}; name the column of ids so, or give a schema "
-                "that names it"
-            )
-        frames[name] = table.collect(table.scan().head(ROWS_AT_A_TIME))
-    is_na = frames["users"].select((pl.col(pl.String) == _NA).any())
-    missing = (_NA,) if any(column.any() for column in is_na.iter_columns()) else ()
-    columns: dict[str, tuple[Column, ...]] = {}
-    for name, frame in frames.items():
+    tables = {name: Table(paths[name], [own_id]) for name, own_id in ids.items()}
+    for name, table in tables.items():
+        frame = table.collect(table.scan().head(ROWS_AT_A_TIME))
+        if name == "users" and any((own == _NA).any() for own in frame.select(cs.string())):
+            missing = (_NA,)
         cells = frame.drop(ids[name]).iter_columns()
         found = {own.name: _infer(own, missing, of_users=name == "users") for own in cells}
-        columns[name] = tuple(own for own in found.values() if own is not None)
-        left_out = [own for own, column in found.items() if column is None]
-        if not columns[name]:
-            raise InputError(f"{paths[name]}: has no field besides the id; add a column")
+        columns[name] = [own for own in found.values() if own is not None]
+        left_out = [own or "(without a name)" for own in found if found[own] is None]
         if left_out:
-            warnings.warn(
-                f"{paths[name]}: columns that are no fields: {', '.join(left_out)}", stacklevel=3
-            )
-    return TableSchema(
-        user=columns["users"],
-        campaign=tuple(Column(own.name) for own in columns["campaigns"]),
-        missing=missing,
-    )
+            told = f"{paths[name]}: columns that are no fields: {', '.join(left_out)}"
+            warnings.warn(told, stacklevel=3)
+    campaign = tuple(Field(own.name) for own in columns["campaigns"])
+    return Schema(tuple(columns["users"]), campaign, missing=missing)
 
 
-def _infer(cells: pl.Series, missing: tuple[str, ...], *, of_users: bool) -> Column | None:
+def _infer(cells: pl.Series, missing: tuple[str, ...], *, of_users: bool) -> Field | None:
     """How to read the cells (n,); None if they cannot be a field."""
     is_list = cells.dtype == pl.List
     if is_list and not of_users:
         return None
     try:
-        column = Column(cells.name, slots=2 if is_list else 1)
+        column = Field(cells.name, slots=2 if is_list else 1)
         text = cells.to_frame().select(cell_texts(column, missing)).to_series().drop_nulls()
     except (InputError, pl.exceptions.PolarsError):  # for example, bytes that are not text
         return None
@@ -337,51 +178,44 @@ def bucket_edges(numbers: np.ndarray, num_buckets: int) -> tuple[float, ...]:
     return tuple((used if len(used) else edges[:1]).tolist())
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """Turns cells into the table rows of fields that are stored side by side.
+def encode(
+    frame: pl.DataFrame,
+    fields: Sequence[Field],
+    vocabulary: Vocabulary,
+    first: int = 0,
+    missing: Sequence[str] = (),
+) -> np.ndarray:
+    """(n, S) int32 table rows of the cells in a block; the pad id where there is no value.
 
-    Attributes:
-      columns: the columns of the fields, in the order of their slots.
+    Args:
+      frame: has the columns.
+      fields: fields that are stored side by side.
       vocabulary: values of these fields, and possibly of others before and after them.
       first: position of the first of these fields in the vocabulary.
-      missing: texts that stand for a missing value.
+      missing: as in `Schema`.
     """
+    parts = []
+    for place, field in enumerate(fields, start=first):
+        if field.is_number:
+            numbers = frame.select(_number(field, missing).fill_null(float("nan"))).to_series()
+            parts.append(vocabulary.encode(place, field.bucket(numbers.to_numpy()))[:, None])
+            continue
+        texts = frame.select(text=cell_texts(field, missing)).to_series()
+        if field.slots == 1:
+            parts.append(_rows_of(texts.fill_null(""), vocabulary, place)[:, None])
+            continue
+        lists = texts.list.head(field.slots)
+        rows = np.full((len(frame), field.slots), vocabulary.num_rows, np.int32)
+        used = np.arange(field.slots) < lists.list.len().to_numpy()[:, None]
+        rows[used] = _rows_of(lists.filter(lists.list.len() > 0).explode(), vocabulary, place)
+        parts.append(rows)
+    return np.concatenate(parts, axis=1)
 
-    columns: Sequence[Column]
-    vocabulary: Vocabulary
-    first: int = 0
-    missing: tuple[str, ...] = ()
 
-    @property
-    def num_slots(self) -> int:
-        """S."""
-        return sum(column.slots for column in self.columns)
-
-    def rows(self, frame: pl.DataFrame) -> np.ndarray:
-        """(n, S) int32 table rows of the cells in a block; the pad id where there is no value."""
-        places = enumerate(self.columns, start=self.first)
-        return np.concatenate([self._rows(frame, own, place) for place, own in places], axis=1)
-
-    def _rows(self, frame: pl.DataFrame, column: Column, place: int) -> np.ndarray:
-        if column.is_number:
-            numbers = frame.select(_number(column, self.missing).fill_null(float("nan")))
-            bucket = column.bucket(numbers.to_series().to_numpy())
-            return self.vocabulary.encode(place, bucket)[:, None]
-        texts = frame.select(text=cell_texts(column, self.missing))
-        if column.slots == 1:
-            return self._encode(texts["text"].fill_null(""), column, place)[:, None]
-        lists = texts["text"].list.head(column.slots)
-        length = lists.list.len().to_numpy()
-        rows = np.full((len(frame), column.slots), self.vocabulary.num_rows, np.int32)
-        used = np.arange(column.slots) < length[:, None]
-        rows[used] = self._encode(lists.filter(lists.list.len() > 0).explode(), column, place)
-        return rows
-
-    def _encode(self, texts: pl.Series, column: Column, place: int) -> np.ndarray:
-        """(n,) table rows of texts; each distinct text is looked up once."""
-        if not len(texts):
-            return np.empty(0, np.int32)
-        distinct = texts.unique()
-        rows = self.vocabulary.encode_texts(place, column, distinct.to_list())
-        return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
+def _rows_of(texts: pl.Series, vocabulary: Vocabulary, place: int) -> np.ndarray:
+    """(n,) table rows of texts; each distinct text is looked up once."""
+    if not len(texts):
+        return np.empty(0, np.int32)
+    distinct = texts.unique()
+    rows = vocabulary.encode_texts(place, distinct.to_list())
+    return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,29 +25,17 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import Examples, UserIds, group_by_campaign
-from metaheac_jax.data.columns import Column, Encoder, TableSchema, infer_schema, learn
+from metaheac_jax.data.columns import encode, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.regression import leave_out_shown
-from metaheac_jax.data.storage import (
-    MANIFEST,
-    check_target,
-    open_dataset,
-    write_columns,
-)
-from metaheac_jax.data.table_file import (
-    ENDINGS,
-    Table,
-    as_id_texts,
-    id_array,
-    is_table,
-)
+from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
+from metaheac_jax.data.table_file import ENDINGS, Table, as_id_texts, id_array, is_table
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_array, new_directory
+from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.schema import Field, Schema, Vocabulary
 
 TABLES = ("users", "campaigns", "examples")
-SCHEMA = "schema.json"  # beside the tables, the default schema
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
@@ -76,7 +65,7 @@ def prepare(
     source: Path | str,
     target: Path | str,
     *,
-    schema: TableSchema | None = None,
+    schema: Schema | None = None,
     exclude: Sequence[Path] | UserIds = (),
     progress: Progress = silent,
 ) -> Dataset:
@@ -100,12 +89,12 @@ def prepare(
         label, stage or audience, text in a column of numbers, or an example of an unknown campaign
         (the message names the file and row); or most examples are of unknown users.
     """
-    target, paths = check_target(target, source), find_tables(source)
+    target, paths = Path(target).resolve(), find_tables(source)
     folder = Path(source).resolve()  # of a URL, one that does not exist
-    world, beside = folder / TITLE, folder / SCHEMA
+    world, beside = folder / TITLE, folder / TABLE_SCHEMA
     title = world.read_text().splitlines()[0] if world.is_file() else folder.name
     if schema is None:
-        schema = TableSchema.read(beside) if beside.exists() else infer_schema(paths)
+        schema = Schema.read(beside) if beside.exists() else infer_schema(paths)
     excluded = as_id_texts(exclude, schema.user_id)
     users = Table(paths["users"], [schema.user_id, *(own.name for own in schema.user)])
     users.leave_out(schema.user_id, excluded)
@@ -118,74 +107,72 @@ def prepare(
     campaign_ids, cells, of_campaigns = read_campaigns(table, schema)
     sides = [tuple(own for own, _ in learned) for learned in (of_users, of_campaigns)]
     schema = replace(schema, user=sides[0], campaign=sides[1])  # with the edges that were found
-    values = {own.name: known for own, known in (*of_users, *of_campaigns)}
-    model = [own for own in schema.user if not own.sensitive]
-    sensitive = [own for own in schema.user if own.sensitive]
-    vocabulary = Vocabulary(tuple(values[own.name] for own in (*model, *schema.campaign)))
-    encoders = {"user_rows": Encoder(model, vocabulary, missing=schema.missing)}
-    of_campaign = Encoder(schema.campaign, vocabulary, len(model), schema.missing)
-    for own in sensitive:
-        alone = Vocabulary((values[own.name],))
-        encoders[f"sensitive_codes_{own.name}"] = Encoder([own], alone, missing=schema.missing)
+    every = (*of_users, *of_campaigns)
+    vocabulary = Vocabulary(tuple(values for own, values in every if not own.sensitive))
+    sensitive = {own.name: (own, values) for own, values in of_users if own.sensitive}
+    parts = {"user_rows": (schema.of_models.user, vocabulary)}
+    for name, (own, values) in sensitive.items():
+        parts[f"sensitive_codes_{name}"] = (own,), Vocabulary((values,))
     table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
     table.leave_out(schema.user_id, excluded)
     examples = read_examples(table, schema, indices(ids), campaign_ids)
     stages = [
         as_examples(examples.filter(stage=stage), len(campaign_ids)).shuffled() for stage in (1, 2)
     ]
+    first = len(schema.of_models.user)
     with new_directory(target, marker=MANIFEST) as directory:
-        maps = _write_users(directory, users, schema, len(ids), encoders, progress)
+        rows = _write_users(directory, users, schema.missing, len(ids), parts, progress)
         dataset = Dataset(
             name=title,
-            schema=Schema(
-                tuple(own.field for own in model), tuple(own.field for own in schema.campaign)
-            ),
+            schema=schema.of_models,
             vocabulary=vocabulary,
             user_ids=id_array(ids),
-            user_rows=maps["user_rows"],
+            user_rows=rows["user_rows"],
             campaign_ids=campaign_ids,
-            campaign_rows=of_campaign.rows(cells),
+            campaign_rows=encode(cells, schema.campaign, vocabulary, first, schema.missing),
             stage1=stages[0],
             stage2=stages[1],
             sensitive={
-                own.name: SensitiveField(
-                    np.array([own.text(value) for value in values[own.name]]),
-                    maps[f"sensitive_codes_{own.name}"],
+                name: SensitiveField(
+                    np.array([own.text(value) for value in values]),
+                    rows[f"sensitive_codes_{name}"],
                 )
-                for own in sensitive
+                for name, (own, values) in sensitive.items()
             },
         )
         dataset = leave_out_shown(dataset, range(len(campaign_ids)))
-        write_columns(dataset, directory, table_schema=schema.to_json(), progress=progress)
+        write_json(directory / TABLE_SCHEMA, schema.to_json())
+        write_columns(dataset, directory, progress=progress)
     return open_dataset(target, verify=False)  # the checksums were just computed
 
 
 def _write_users(
     directory: Path,
     table: Table,
-    schema: TableSchema,
+    missing: Sequence[str],
     count: int,
-    encoders: Mapping[str, Encoder],
+    parts: Mapping[str, tuple[Sequence[Field], Vocabulary]],
     progress: Progress,
 ) -> dict[str, np.memmap]:
-    """Streams users to a ``.npy`` file per encoder, and returns their maps."""
-    maps = {
-        name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
-        for name, encoder in encoders.items()
-    }
-    for start, block in table.blocks([own.name for own in schema.user]):
-        stop = start + len(block)
-        for name, encoder in encoders.items():
-            maps[name][start:stop] = encoder.rows(block)
-        progress(f"users: {Path(table.path).name}", stop, count)
-    for column in maps.values():
-        column.flush()
-    return maps
+    """Streams users to a ``.npy`` file for each part of their fields, and maps the files."""
+    paths = {name: directory / f"{name}.npy" for name in parts}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
+        for name, (fields, _) in parts.items():
+            shape = count, sum(own.slots for own in fields)
+            header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(files[name], header)
+        columns = [own.name for fields, _ in parts.values() for own in fields]
+        for start, block in table.blocks(columns):
+            for name, (fields, vocabulary) in parts.items():
+                files[name].write(encode(block, fields, vocabulary, missing=missing).tobytes())
+            progress(f"users: {Path(table.path).name}", start + len(block), count)
+    return {name: np.lib.format.open_memmap(path, mode="r") for name, path in paths.items()}
 
 
 def read_campaigns(
-    table: Table, schema: TableSchema
-) -> tuple[np.ndarray, pl.DataFrame, list[tuple[Column, np.ndarray]]]:
+    table: Table, schema: Schema
+) -> tuple[np.ndarray, pl.DataFrame, list[tuple[Field, np.ndarray]]]:
     """The ids (C,) of campaigns, ascending, their cells in this order, and `learn` of each field.
 
     Raises:
@@ -201,7 +188,7 @@ def read_campaigns(
 
 def read_examples(
     table: Table,
-    schema: TableSchema,
+    schema: Schema,
     users: pl.DataFrame,
     campaign_ids: np.ndarray,
 ) -> pl.DataFrame:

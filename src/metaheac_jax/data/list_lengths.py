@@ -116,7 +116,7 @@ def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     values = dataset.vocabulary.values
     new = replace(
         dataset,
-        schema=Schema(schema.user + added, schema.campaign),
+        schema=replace(schema, user=schema.user + added),
         vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
         user_rows=LengthenedUsers(dataset.user_rows, lengths),
         campaign_rows=lengths.campaigns(dataset.campaign_rows),

@@ -9,10 +9,8 @@ after a crash the directory has the old or the new data, whole.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,7 @@ import numpy as np
 
 from metaheac_jax.data.campaign import Examples
 from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField, UserRows
-from metaheac_jax.errors import InputError
-from metaheac_jax.files import fsync, new_directory, write_json
+from metaheac_jax.files import fsync, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import (
@@ -35,26 +32,13 @@ from metaheac_jax.sealed import (
 
 FORMAT = "metaheac_jax dataset 4"
 MANIFEST = "manifest.json"
-#: The schema with which tables were prepared, which is a `TableSchema`.
+#: The schema with which tables were prepared; beside tables, with which they are to be.
 TABLE_SCHEMA = "schema.json"
 _REMEDY = "prepare the data first, or again"
-_BLOCK = 1 << 18  # rows of a column read at a time
 #: The name of a column's file: the column, and digits of its SHA-256.
 _FILE = re.compile(r"(?P<column>.+)-[0-9a-f]{16}\.npy")
 #: A file that is being written; a hidden file is nobody else's.
 _PART = ".part-"
-
-
-def check_target(target: Path | str, source: Path | str) -> Path:
-    """Checks a folder that is to be written from a source, and returns its absolute path.
-
-    Raises:
-      InputError: the folder is the source or contains it, so writing would delete the source.
-    """
-    target = Path(target).resolve()
-    if Path(source).resolve().is_relative_to(target):
-        raise InputError(f"{target}: would replace the source {source}; choose another target")
-    return target
 
 
 def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = silent) -> None:
@@ -76,32 +60,28 @@ def write_columns(
     dataset: Dataset,
     directory: Path,
     *,
-    table_schema: Mapping[str, Any] | None = None,
     unchanged: Collection[str] = (),
     progress: Progress = silent,
 ) -> None:
     """Writes columns into a directory, and then the manifest, with which they become its data.
 
-    A source can stream a large column to ``COLUMN.npy`` in the directory and give its memory map;
-    that file is renamed.
+    A source can stream a large column to ``COLUMN.npy`` in the directory; that file is renamed.
 
     Args:
       dataset: what to write.
-      directory: a new one; or one with a dataset, whose lock is held.
-      table_schema: plain data of `TABLE_SCHEMA`; None keeps the one that is there.
+      directory: a new one, which may have a `TABLE_SCHEMA`; or one with a dataset, whose lock is
+        held.
       unchanged: columns whose files stay as they are, all with users or none.
       progress: receives the number of bytes checksummed.
     """
     entries, pad = {}, dataset.num_rows
     if (directory / MANIFEST).exists():
         before = read_manifest(directory / MANIFEST, format=FORMAT, remedy=_REMEDY)
-        kept = (*unchanged, TABLE_SCHEMA)
-        entries = {name: own for name, own in before["files"].items() if _column_of(name) in kept}
+        every = before["files"].items()
+        entries = {name: own for name, own in every if _column_of(name) in unchanged}
         pad = before["pad"] if "user_rows" in unchanged else pad
-    if table_schema is not None:
-        write_json(directory / TABLE_SCHEMA, table_schema)
-        entries |= entries_of(directory, [directory / TABLE_SCHEMA])
-    columns = {name: own for name, own in _columns(dataset).items() if name not in unchanged}
+    entries |= entries_of(directory, directory.glob(TABLE_SCHEMA))
+    columns = {name: own for name, own in columns_of(dataset).items() if name not in unchanged}
     entries |= _write(columns, directory, progress)
     content = {
         "format": FORMAT,
@@ -130,7 +110,7 @@ def _write(
     paths = []
     for name, column in columns.items():
         path = directory / f"{name}.npy"
-        if not (isinstance(column, np.memmap) and path.exists()):
+        if not path.exists():  # it was not streamed
             path = directory / f"{_PART}{name}.npy"
             np.save(path, column[:], allow_pickle=False)
         paths.append(path)
@@ -146,8 +126,7 @@ def _write(
 def open_dataset(
     directory: Path | str,
     *,
-    verify: bool = True,
-    unread: Collection[str] = (),
+    verify: bool | Callable[[str], bool] = True,
     progress: Progress = silent,
 ) -> Dataset:
     """Opens a dataset with memory-mapped columns.
@@ -158,8 +137,8 @@ def open_dataset(
 
     Args:
       directory: a directory written by `write_dataset`.
-      verify: also compare the SHA-256 of each file with the manifest, which reads all files.
-      unread: columns that are not compared.
+      verify: also compare the SHA-256 of each file with the manifest, which reads all files; or of
+        which, by the name of the column.
       progress: receives the number of bytes verified.
 
     Raises:
@@ -168,7 +147,7 @@ def open_dataset(
     """
     directory = Path(directory)
     options: dict[str, Any] = {"format": FORMAT, "remedy": _REMEDY, "progress": progress}
-    options["verify"] = lambda name: verify and _column_of(name) not in unread
+    options["verify"] = (lambda name: verify(_column_of(name))) if callable(verify) else verify
 
     def read() -> Dataset:
         return _open(directory, read_sealed(directory, MANIFEST, **options))
@@ -219,26 +198,8 @@ def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
     )
 
 
-def content_digest(dataset: Dataset, *, progress: Progress = silent) -> str:
-    """SHA-256 of the schema and columns of a dataset, wherever the columns are stored.
-
-    Args:
-      dataset: the dataset, which is read once.
-      progress: receives the number of columns done.
-    """
-    digest, columns = hashlib.sha256(), _columns(dataset)
-    digest.update(json.dumps(dataset.schema.to_json()).encode())
-    for number, (name, column) in enumerate(columns.items()):
-        progress("data's digest", number, len(columns))
-        for start in range(0, max(len(column), 1), _BLOCK):
-            block = np.ascontiguousarray(column[start : start + _BLOCK])
-            digest.update(f"{name} {block.dtype.str} {block.shape} ".encode())
-            digest.update(block.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _columns(dataset: Dataset) -> dict[str, UserRows]:
-    """Columns by name, in the order of the digest."""
+def columns_of(dataset: Dataset) -> dict[str, UserRows]:
+    """Columns by name."""
     columns: dict[str, UserRows] = {
         "user_key": dataset.user_ids,
         "user_rows": dataset.user_rows,

@@ -74,9 +74,8 @@ class ArrowScorer:
         self.columns = [own.name for own in schema.user]
         with np.load(io.BytesIO(export.files[VALUES]), allow_pickle=False) as values:
             vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
-        separators, missing = manifest["separators"], tuple(manifest["missing"])
         self._encoders = [
-            _Encoder(number, own, vocabulary, separators.get(own.name, ""), missing)
+            _Encoder(number, own, vocabulary, schema.missing)
             for number, own in enumerate(schema.user)
         ]
         self._pad = vocabulary.num_rows
@@ -155,21 +154,18 @@ class _Encoder:
       number: position of the field.
       field: the field.
       vocabulary: values of all fields.
-      separator: separator of the values of a list in text.
       missing: texts that stand for a missing value.
     """
 
     number: int
     field: Field
     vocabulary: Vocabulary
-    separator: str
     missing: tuple[str, ...]
 
     @functools.cached_property
     def _known(self) -> pa.Array:
         """Texts of the values that have table rows; none for buckets."""
-        bucketed = self.field.edges or self.field.hash_rows
-        texts = [] if bucketed else as_texts(self.vocabulary.values[self.number])
+        texts = [] if self.field.edges else as_texts(self.vocabulary.values[self.number])
         return pa.array(texts, pa.string())
 
     @functools.cached_property
@@ -182,8 +178,8 @@ class _Encoder:
         many, expected = self.field.slots > 1, "text, numbers, dates, or true and false"
         right = _is_value(kind)
         if many:
-            expected = "lists, or text with separators" if self.separator else "lists"
-            in_text = bool(self.separator) and _is_text(kind)
+            expected = "lists, or text with separators" if self.field.separator else "lists"
+            in_text = bool(self.field.separator) and _is_text(kind)
             right = _is_value(_plain(kind.value_type)) if _is_list(kind) else in_text
         elif self.field.edges:
             expected = "numbers"
@@ -218,7 +214,7 @@ class _Encoder:
 
     def unseen(self, column: pa.Array) -> tuple[float, str]:
         """The share of a category's values that are unseen, of those present, and one of them."""
-        if self.field.edges or self.field.hash_rows:
+        if self.field.edges:
             return 0.0, ""
         values = column if self.field.slots == 1 else self._lists(column).flatten()
         rows, missing = self._values(values)
@@ -230,7 +226,7 @@ class _Encoder:
     def _lists(self, column: pa.Array) -> pa.Array:
         if _is_list(column.type):
             return column
-        lists = pc.split_pattern(pc.cast(column, pa.string()).fill_null(""), self.separator)
+        lists = pc.split_pattern(pc.cast(column, pa.string()).fill_null(""), self.field.separator)
         return pa.ListArray.from_arrays(lists.offsets, pc.utf8_trim_whitespace(lists.values))
 
     def _values(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -239,9 +235,9 @@ class _Encoder:
         missing = pc.is_in(texts, self._absent).to_numpy(zero_copy_only=False)
         place = pc.index_in(texts, self._known).fill_null(-1).to_numpy()
         rows = (place + self.vocabulary.offsets[self.number]).astype(np.int32)
-        other = np.flatnonzero((place < 0) | missing)  # unseen, hashed, or spelled otherwise
+        other = np.flatnonzero((place < 0) | missing)  # unseen, or spelled otherwise
         spelled = pc.if_else(pa.array(missing), "", texts).take(pa.array(other)).to_pylist()
-        rows[other] = self.vocabulary.encode_texts(self.number, self.field, spelled)
+        rows[other] = self.vocabulary.encode_texts(self.number, spelled)
         return rows[index], missing[index]
 
     def _numbers(self, column: pa.Array) -> np.ndarray:

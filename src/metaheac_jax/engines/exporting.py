@@ -17,7 +17,6 @@ from jax import Array, export
 
 from metaheac_jax.customising.score import joint_program
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.columns import TableSchema
 from metaheac_jax.engines.export_files import (
     FORMAT,
     MANIFEST,
@@ -40,7 +39,6 @@ def export_scorer(
     models: Customised | Sequence[Customised],
     directory: Path | str,
     *,
-    table_schema: TableSchema | None = None,
     progress: Progress = silent,
 ) -> None:
     """Writes the scorers of C customised models into a folder, completely or not at all.
@@ -50,8 +48,6 @@ def export_scorer(
     Args:
       models: models of one general model, each of another campaign; or one model.
       directory: the folder.
-      table_schema: the schema with which the data was prepared. Without it, lists in text are not
-        split, and only an empty text is a missing value.
       progress: receives the number of bytes whose digest is computed.
 
     Raises:
@@ -71,14 +67,11 @@ def export_scorer(
             "that has, such as 'metaheac'"
         )
     (weights, score), schema, vocabulary = program, general.schema, general.vocabulary
-    columns = () if table_schema is None else table_schema.user
     content = {
         "format": FORMAT,
         "method": general.method,
         "campaigns": campaigns,
         "schema": schema.to_json(),
-        "separators": {own.name: own.separator for own in columns if own.separator},
-        "missing": () if table_schema is None else table_schema.missing,
         "platforms": PLATFORMS,
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
     }

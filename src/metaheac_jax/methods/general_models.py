@@ -16,7 +16,6 @@ from metaheac_jax.backend import environment
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.storage import content_digest
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.config import Config
@@ -208,7 +207,7 @@ def _keep_config(method: Method[Any], run: Run, directory: Path) -> None:
         "method": method.name,
         "settings": {name: own for name, own in settings.items() if not name.endswith(free)},
         "seed": run.seed,
-        "data": {"name": data.name, "sha256": content_digest(data, progress=run.progress)},
+        "data": {"name": data.name, "digest": data.digest},
         "campaigns": _ids(data, run.campaigns),
         "held_out": _ids(data, run.held_out),
         "start": run.start and [run.start.digest, steps_of(run.start)],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy import digest_of
 from toy_movielens import (
     MOVIES,
     USERS,
@@ -21,7 +22,6 @@ from toy_movielens import (
 )
 
 from experiments.sources.movielens import build_movielens, like_rate, movielens_users
-from metaheac_jax.data.storage import content_digest
 from metaheac_jax.errors import InputError
 
 
@@ -256,7 +256,7 @@ def test_movielens_1m_differs_in_form_only(tmp_path):
     built = [build(at, seed=0) for at in (old, new)]
     assert [d.name.split(",")[0] for d, _ in built] == ["MovieLens-100K", "MovieLens-1M"]
     assert all(len(own.train) == round(0.6 * d.num_campaigns) > 0 for d, own in built)
-    assert len({content_digest(dataset) for dataset, _ in built}) == 1
+    assert len({digest_of(dataset) for dataset, _ in built}) == 1
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ from metaheac_jax.data.simulation.truth import (
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import new_array, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import TENCENT, Field
+from metaheac_jax.schema import TENCENT
 from metaheac_jax.sealed import seal
 
 #: Version of the recipe, increased whenever the same arguments give another world. The names of
@@ -190,9 +190,7 @@ def write_world(
             table.filter(is_new).write_csv(directory / "new" / "campaigns.csv")
             seeds = _new_seeds(truth, np.concatenate(orders), is_new, seed)
             seeds.write_csv(directory / "new" / "examples.csv")
-        sides = {"user": TENCENT.user, "campaign": TENCENT.campaign}
-        schema = {side: [_column(field) for field in fields] for side, fields in sides.items()}
-        write_json(directory / "schema.json", schema)
+        write_json(directory / "schema.json", TENCENT.to_json())
         name = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
         (directory / "SIMULATED").write_text(name)
         recipe = {
@@ -290,8 +288,3 @@ def _new_seeds(truth: Truth, order: np.ndarray, is_new: np.ndarray, seed: int) -
         campaign_id = pl.lit(truth.campaign_ids[campaign]).alias("campaign_id")
         parts.append(ids.select(campaign_id, "user_id", pl.lit(1).alias("label")))
     return pl.concat(parts)
-
-
-def _column(field: Field) -> dict[str, str | int]:
-    """A field as schema.json has it."""
-    return {"name": field.name} | ({"slots": field.slots} if field.slots > 1 else {})
