@@ -23,7 +23,8 @@ from experiments.comparison.methods import build_methods
 from experiments.comparison.origin import command_of, provenance
 from experiments.comparison.tables import Table
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.simulation import show, true_probability, write_world
+from metaheac_jax.data.simulation.truth import show, true_probability
+from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.files import write_json
 from metaheac_jax.methods.method import Method
 from metaheac_jax.progress import Progress, prefixed

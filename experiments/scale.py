@@ -27,7 +27,7 @@ import polars as pl
 
 import metaheac_jax as mh
 from metaheac_jax.backend import environment, num_cores
-from metaheac_jax.data.simulation import write_world
+from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.methods import configured
 
 WORLD_USERS = 200_000

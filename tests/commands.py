@@ -13,7 +13,8 @@ import pytest
 
 from metaheac_jax import backend
 from metaheac_jax.cli import simulate, terminal
-from metaheac_jax.data import simulation
+from metaheac_jax.data.simulation import world
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.errors import printable
 from metaheac_jax.methods import METHODS, offline
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -105,10 +106,10 @@ def write_few_fields(schema: Path, whole: dict) -> Path:
 @contextmanager
 def small_simulation(campaigns=16, users=4000):
     """Lets `metaheac simulate` make a world of few campaigns and users in a second."""
-    shape = dataclasses.replace(simulation.TENCENT_WORLD, **FEW_KINDS, **MANY_SEEDS)
+    shape = dataclasses.replace(TENCENT_WORLD, **FEW_KINDS, **MANY_SEEDS)
     few = dataclasses.replace(shape, campaigns=campaigns)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulation, "write_world", partial(simulation.write_world, shape=few))
+        patch.setattr(world, "write_world", partial(world.write_world, shape=few))
         patch.setattr(simulate, "MIN_POOL_EXAMPLES", 40)
         patch.setattr(simulate, "MIN_USERS", users)
         yield

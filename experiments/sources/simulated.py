@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from metaheac_jax.data import from_tables, simulation
+from metaheac_jax.data import from_tables
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.simulation import FORMAT as WORLD_FORMAT
-from metaheac_jax.data.simulation import RECIPE, TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.truth import FORMAT as WORLD_FORMAT
+from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import Busy
 from metaheac_jax.files import locked
@@ -30,7 +31,7 @@ class World:
 
     Attributes:
       users, examples, min_pool_examples, cardinality, seed, shape: as in
-        `metaheac_jax.data.simulation.write_world`.
+        `metaheac_jax.data.simulation.world.write_world`.
     """
 
     users: int
@@ -44,7 +45,7 @@ class World:
         """Where the cache has its files, if it has them."""
         digest = hashlib.sha256(f"{WORLD_FORMAT} {self!r}".encode()).hexdigest()[:8]
         name = self.shape.name.replace(" ", "-")
-        name = f"simulated-{RECIPE}-{name}-{self.users}-users-seed-{self.seed}-{digest}"
+        name = f"simulated-{name}-{self.users}-users-seed-{self.seed}-{digest}"
         return cache_dir / name
 
     def write(self, folder: Path, *, progress: Progress = silent) -> None:
@@ -53,7 +54,7 @@ class World:
         Raises:
           InputError: a number is out of range, or there are too few users.
         """
-        simulation.write_world(folder, **vars(self), progress=progress)
+        write_world(folder, **vars(self), progress=progress)
 
 
 def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:

@@ -2,26 +2,22 @@
 
 Beside a target ``NAME`` lie, while it is written: ``.NAME.lock``; ``.NAME.metaheac-new``, which
 replaces it once it is complete; and ``.NAME.metaheac-old``, the folder that is replaced. The next
-writer removes what a killed process left of these, and it or the next reader moves the old folder
-back if there is no other.
+writer removes what a killed process left of these, and moves the old folder back if there is no
+other.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import DTypeLike
 
 from metaheac_jax.errors import Busy, InputError
 
@@ -42,11 +38,8 @@ def locked(target: Path) -> Iterator[None]:
 
     Raises:
       Busy: another process is writing the target.
-      InputError: the target has no name, or something else has the name of its lock file.
     """
     target = Path(target).resolve()
-    if not target.name:
-        raise InputError(f"{target}: the root of a file system cannot be written; choose a folder")
     path = _beside(target, "lock")
     # It follows no link, and never writes. A thread has one for each path.
     lock = FileLock(path, blocking=False, is_singleton=True)
@@ -54,13 +47,8 @@ def locked(target: Path) -> Iterator[None]:
         yield
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # 0: it was just released
-            raise InputError(f"{path}: is a link or no regular file; remove it")
     try:
-        with _failing_as(target, path):
-            lock.acquire()
+        lock.acquire()
     except Timeout:
         raise Busy(
             f"{target}: another process is writing it; wait for it, or choose another output"
@@ -88,18 +76,6 @@ def _remove_leftovers(target: Path) -> None:
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name}.{ending}")
-
-
-def is_replaced(directory: Path) -> bool:
-    """Whether a folder is missing since its writer replaces it now, or was killed doing so.
-
-    In the second case the older folder is moved back.
-    """
-    if directory.exists() or not _beside(directory.resolve(), "metaheac-old").exists():
-        return False
-    with suppress(Busy), locked(directory):
-        pass
-    return True
 
 
 def is_replaceable(directory: Path, marker: str) -> bool:
@@ -168,36 +144,26 @@ def _replacing(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """
     new = _beside(target, "metaheac-new")
     try:
-        with _failing_as(target, new):
-            make(new)
-            if target.exists():
-                shutil.copymode(target, new)
-            yield new
-            for path in [*new.rglob("*"), new]:
-                fsync(path)
-            if target.is_dir():
-                target.rename(_beside(target, "metaheac-old"))
-            new.replace(target)
-            fsync(target.parent)
+        make(new)
+        if target.exists():
+            shutil.copymode(target, new)
+        yield new
+        for path in [*new.rglob("*"), new]:
+            fsync(path)
+        if target.is_dir():
+            target.rename(_beside(target, "metaheac-old"))
+        new.replace(target)
+        fsync(target.parent)
+    except Exception as error:
+        # Users know the target. The errors of polars are no OSError.
+        ours = str(getattr(error, "filename", None) or new).startswith(str(new))
+        if ours and (isinstance(error, OSError) or "(os error " in str(error)):
+            told = getattr(error, "strerror", None) or error
+            advice = "make room, or choose another place"
+            raise OSError(f"{target}: cannot be written ({told}); {advice}") from error
+        raise
     finally:
         _remove_leftovers(target)
-
-
-@contextmanager
-def _failing_as(target: Path, temporary: Path) -> Iterator[None]:
-    """Makes a write error name the target, which the user knows, and not the temporary path."""
-    try:
-        yield
-    except (Timeout, InputError):
-        raise
-    except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # in a text of polars
-        number = int(found[1]) if found else getattr(error, "errno", None)
-        path = Path(os.fsdecode(getattr(error, "filename", None) or temporary))
-        if not number or not path.is_relative_to(temporary):
-            raise
-        told = f"cannot be written ({os.strerror(number)}); make room, or choose another place"
-        raise OSError(number, told, str(target)) from error
 
 
 def fsync(path: Path) -> None:
@@ -237,18 +203,6 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
-def check_regular(path: Path) -> None:
-    """Refuses a path to anything but a regular file: reading from a pipe could block for ever.
-
-    Raises:
-      InputError: the path is a folder, a pipe or a device; a missing file is not refused.
-    """
-    if path.exists() and not path.is_file():
-        raise InputError(
-            f"{path}: is not a regular file, so it cannot be read; give a regular file"
-        )
-
-
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
@@ -256,7 +210,6 @@ def read_json(path: Path) -> Any:
       InputError: the file is not valid JSON, gives a key twice or is nested too deeply.
       OSError: the file cannot be read.
     """
-    check_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
@@ -269,18 +222,3 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {max(keys, key=keys.count)!r} is given twice; give it once")
     return content
-
-
-def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new ``.npy`` file as a writable memory map, with its space on the disk allocated.
-
-    Without that space, writing to the map on a full disk would kill the process.
-
-    Raises:
-      OSError: the disk is full.
-    """
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import is_replaced, write_json
+from metaheac_jax.files import write_json
 from metaheac_jax.progress import Progress, silent
 
 T = TypeVar("T")
@@ -123,17 +123,15 @@ def read_sealed(
 
 
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
-    """Reads a directory that another process may be replacing; see `files.new_directory`.
+    """Reads a directory that another process may be replacing or changing.
 
-    If the manifest has changed after reading, the directory was replaced, and is read again.
-
-    Until then ``read`` may fail, or mix files of two directories.
+    If the manifest has changed after reading, the directory is read again. Until then ``read`` may
+    fail, or mix files of two directories.
     """
 
-    def version() -> tuple[int, int, bytes] | None:
-        path = directory / manifest
+    def version() -> bytes | None:
         try:
-            return path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()
+            return (directory / manifest).read_bytes()
         except OSError:
             return None
 
@@ -142,7 +140,7 @@ def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T
         try:
             result = read()
         except (ValueError, OSError):
-            if not is_replaced(directory) and version() == before:
+            if version() == before:
                 raise
         else:
             if version() == before:

@@ -1,7 +1,5 @@
 """Errors of the user: one line with the option or file, and what to do."""
 
-from pathlib import Path
-
 import pytest
 from commands import contents, refuses
 
@@ -128,14 +126,3 @@ def test_an_error_is_one_line_and_nothing_is_written(made, tmp_path, capsys, lin
     words = [word if word.startswith("NAME") else filled(word) for word in words]
     refuses(capsys, main, *filled(line).split(" "), words=words)
     assert contents(tmp_path / "OUT") == before
-
-
-@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
-def test_a_link_planted_as_a_lock_is_not_opened(made, tmp_path, capsys, plant):
-    mine = tmp_path / "mine.txt"
-    mine.write_text("kept")
-    plant(tmp_path / ".a.csv.lock", mine)
-    expand = ("expand", made.model, made.data, "--campaign", made.names[0], "--size", 5)
-    refuses(capsys, main, *expand, "--out", tmp_path / "a.csv", words=(".a.csv.lock", "remove it"))
-    assert mine.read_text() == "kept"
-    assert contents(tmp_path) == {"mine.txt", ".a.csv.lock"}

@@ -19,7 +19,8 @@ import pytest
 from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, REAL, compare, statistics
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.data.simulation import show, true_probability, write_world
+from metaheac_jax.data.simulation.truth import show, true_probability
+from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import TENCENT
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     *("users.parquet", "campaigns.parquet", "examples.parquet", "schema.json", "SIMULATED"),
-    *("world.json", "truth/user_ids.npy", "truth/traits.npy", "truth/campaigns.npz"),
+    *("world.json", "truth.npz"),
 }
 NEW = {"new/campaigns.csv", "new/examples.csv"}
 SMALL = {"users": 50_001, "examples": 30_000, "min_pool_examples": 20, "seed": 3}
@@ -187,10 +188,10 @@ def digest(world: Path) -> str:
 
 
 def test_a_seed_gives_one_world_on_all_processors(tmp_path: Path, world: Path, here: Path) -> None:
-    """Where the digest changes, so does `RECIPE`. The other process multiplies without AVX."""
+    """Where the digest changes, so does `FORMAT`. The other process multiplies without AVX."""
     expected = digest(here)
     assert expected == "4dd6e11967399d52"
-    script = "import pathlib, sys; from metaheac_jax.data.simulation import write_world; "
+    script = "import pathlib, sys; from metaheac_jax.data.simulation.world import write_world; "
     script += f"write_world(pathlib.Path(sys.argv[1]), **{SMALL})"
     without = os.environ | {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
     instructions = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
@@ -215,7 +216,7 @@ def test_new_campaigns_are_in_no_table(here: Path, new: Path) -> None:
     # Nothing else differs, down to the bytes of what does not depend on campaigns.
     kept = table(here, "examples").join(campaigns, "campaign_id", how="anti")
     assert table(new, "examples").equals(kept)
-    for name in ("users.parquet", "schema.json", "truth/traits.npy", "truth/campaigns.npz"):
+    for name in ("users.parquet", "schema.json", "truth.npz"):
         assert (new / name).read_bytes() == (here / name).read_bytes()
 
 
@@ -281,10 +282,6 @@ def test_bad_audiences_are_told(tmp_path: Path, here: Path, rows: str, told: str
     [
         ({"min_pool_examples": 300}, "fewer pool examples"),
         ({"users": 1000}, "more users"),
-        ({"users": 0}, "users: expected a whole number of 1 or more"),
-        ({"seed": -1}, "seed: expected a whole number of 0 or more"),
-        ({"cardinality": 0}, "a cardinality in"),
-        ({"new_campaigns": 173}, "0 to 172 new campaigns"),
     ],
 )
 def test_bad_sizes_are_told_and_leave_nothing(

@@ -8,7 +8,7 @@ import scipy.stats
 from commands import small_simulation, tiny_settings
 
 from experiments import feedback
-from metaheac_jax.data import simulation
+from metaheac_jax.data.simulation import world
 
 
 def test_the_gain_is_geometric_with_students_interval():
@@ -26,7 +26,7 @@ def test_the_gain_is_geometric_with_students_interval():
 @pytest.mark.slow
 def test_answers_reach_the_second_audience(tmp_path, monkeypatch):
     with small_simulation(), tiny_settings():
-        write = simulation.write_world
+        write = world.write_world
         monkeypatch.setattr(
             feedback, "write_world", lambda *a, **b: write(*a, **b | {"min_pool_examples": 40})
         )

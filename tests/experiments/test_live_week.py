@@ -17,7 +17,7 @@ from experiments.live_week.week import (
 )
 from experiments.sources.simulated import open_world
 from experiments.sources.splits import paper_split
-from metaheac_jax.data.simulation import read_truth
+from metaheac_jax.data.simulation.truth import read_truth
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, LogisticRegression, Trained
 from metaheac_jax.model import FunctionScorer
@@ -112,7 +112,7 @@ def test_answers_are_the_next_days_examples(cache, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_truth_converts_more_than_chance(cache, tmp_path, monkeypatch):
-    truth, before = read_truth(WEEK.world.folder(cache)), open_world(WEEK.world, cache)
+    truth, before = read_truth(WEEK.world.folder(cache))[0], open_world(WEEK.world, cache)
     place_of = np.searchsorted(truth.user_ids, before.user_ids)
     everyone = zip(np.asarray(before.user_rows[:]), place_of, strict=True)
     rows = {row.tobytes(): place for row, place in everyone}

@@ -51,7 +51,8 @@ def main(options: Options) -> None:
 
 
 def _simulate(options: Options) -> None:
-    from metaheac_jax.data.simulation import MANIFEST, write_world
+    from metaheac_jax.data.simulation.truth import MANIFEST
+    from metaheac_jax.data.simulation.world import write_world
     from metaheac_jax.files import locked
 
     world = options.world
@@ -76,7 +77,7 @@ def _simulate(options: Options) -> None:
 
 def _show(options: Options, audience: Path, out: Path) -> None:
     from metaheac_jax.audience.retrieve import write_frame
-    from metaheac_jax.data.simulation import show
+    from metaheac_jax.data.simulation.truth import show
     from metaheac_jax.data.table_file import ENDINGS
 
     terminal.check_output("--out", out, audience, endings=ENDINGS)

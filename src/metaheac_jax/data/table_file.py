@@ -11,7 +11,7 @@ import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES, UserIds
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import check_regular, without_apostrophe
+from metaheac_jax.files import without_apostrophe
 
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
@@ -100,8 +100,6 @@ class Table:
         elif isinstance(self.path, Path) and self.path.is_dir():
             self._rows = _folder(self.path)
         elif str(source).endswith(ENDINGS):
-            if isinstance(self.path, Path):
-                check_regular(self.path)
             self.is_csv = not str(source).endswith(".parquet")
             read = pl.scan_csv(self.path, infer_schema=False, glob=False) if self.is_csv else None
             self._rows = pl.scan_parquet(self.path, glob=False) if read is None else read
@@ -274,7 +272,6 @@ def read_user_ids(path: Path | str, column: str = "user_id") -> list[str]:
     """
     path = Path(path)
     if path.name.endswith(".txt"):
-        check_regular(path)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:

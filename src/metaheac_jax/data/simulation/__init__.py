@@ -24,26 +24,3 @@ loadings from the mutual information between fields, targeting from that of fiel
 with the campaign, and the taste that all campaigns share from the fractions of missing lists.
 ``tests/data/test_simulation.py`` compares each statistic.
 """
-
-from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, Shape
-from metaheac_jax.data.simulation.truth import (
-    FORMAT,
-    MANIFEST,
-    read_truth,
-    show,
-    true_probability,
-)
-from metaheac_jax.data.simulation.world import RECIPE, write_world
-
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "PERSONA",
-    "RECIPE",
-    "TENCENT_WORLD",
-    "Shape",
-    "read_truth",
-    "show",
-    "true_probability",
-    "write_world",
-]

@@ -1,9 +1,5 @@
 """Conversions of a simulated world: the labels of its examples, and the truth, by which it answers.
 
-    truth/user_ids.npy    (U,) ascending
-    truth/traits.npy      (U, D)
-    truth/campaigns.npz   what else a `Truth` has
-
 Axes: U users, C campaigns, E examples or other pairs of a user and a campaign, D persona
 dimensions.
 """
@@ -20,11 +16,11 @@ from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import check_whole
 from metaheac_jax.sealed import read_sealed
 
-#: Lists the files of a world's folder, with their digests.
-MANIFEST, FORMAT = "world.json", "metaheac_jax world 2"
-#: Name of the file of traits, which is written in blocks.
-TRAITS = "truth/traits.npy"
-_USER_IDS, _CAMPAIGNS = "truth/user_ids.npy", "truth/campaigns.npz"
+#: The manifest of a world's folder, and its format, which changes with the worlds that the same
+#: arguments give.
+MANIFEST, FORMAT = "world.json", "metaheac_jax world 3"
+#: The file of a `Truth`.
+TRUTH = "truth.npz"
 AUC = 0.80  # of the true probability against labels, as a mean over campaigns
 _HALVINGS = 16  # of the interval that contains the scale
 _BLOCK = 100_000  # pairs whose terms are in memory at a time
@@ -58,25 +54,20 @@ class Truth(NamedTuple):
         return sigmoid(log_odds + self.intercept[campaign])
 
 
-def write_truth(world: Path, truth: Truth) -> None:
-    """Writes a world's conversion model, but for the traits, which are in `TRAITS` already."""
-    np.save(world / _USER_IDS, truth.user_ids)
-    others = {k: own for k, own in truth._asdict().items() if k not in ("user_ids", "traits")}
-    np.savez(world / _CAMPAIGNS, **others)
-
-
-def read_truth(world: Path) -> Truth:
-    """The conversion model of a world by `write_world`; the users' part is mapped from the disk.
+def read_truth(world: Path) -> tuple[Truth, dict[str, Any]]:
+    """The conversion model of a world by `world.write_world`, and its manifest.
 
     Raises:
-      InputError: the folder is no simulated world, or a file of it was altered.
+      InputError: the folder is no simulated world, or the model was altered.
     """
-    return _read(world)[0]
+    about = read_sealed(Path(world), MANIFEST, format=FORMAT, remedy="simulate the world again")
+    with np.load(Path(world) / TRUTH, allow_pickle=False) as file:
+        return Truth(**file), about
 
 
 def true_probability(world: Path, campaign_id: int, user_ids: np.ndarray) -> np.ndarray:
     """(n,) true probability that each of n users of a world converts for one of its campaigns."""
-    truth = read_truth(world)
+    truth, _ = read_truth(world)
     campaign = np.searchsorted(truth.campaign_ids, campaign_id)
     user = np.searchsorted(truth.user_ids, user_ids)
     return truth.probability(user, np.full(len(user), campaign))
@@ -102,7 +93,7 @@ def show(world: Path, audience: Path | pl.DataFrame, *, seed: int = 0) -> pl.Dat
         the world does not have. The message names the row.
     """
     check_whole("seed", seed, 0)
-    truth, about = _read(world)
+    truth, about = read_truth(world)
     table = Table(audience, ["campaign_id", "user_id"], name="audience")
     campaign = _positions(truth.campaign_ids, table, "campaign_id")
     user = _positions(truth.user_ids, table, "user_id")
@@ -125,15 +116,6 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     """A random stream per purpose, so that a change to one does not affect the others."""
     entropy = [seed, *purpose.encode(), *numbers]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
-
-
-def _read(world: Path) -> tuple[Truth, dict[str, Any]]:
-    """The conversion model and the manifest of a world."""
-    world = Path(world)
-    about = read_sealed(world, MANIFEST, format=FORMAT, remedy="simulate the world again")
-    with np.load(world / _CAMPAIGNS, allow_pickle=False) as file:
-        user_ids, traits = (np.load(world / own, mmap_mode="r") for own in (_USER_IDS, TRAITS))
-        return Truth(user_ids=user_ids, traits=traits, **file), about
 
 
 def _positions(known: np.ndarray, table: Table, column: str) -> np.ndarray:

@@ -5,7 +5,7 @@
     examples.parquet    campaign_id, user_id, label, stage, and the true probability
     schema.json         names these fields
     new/                campaigns.csv and examples.csv: campaigns that no table has, and their seeds
-    truth/              by which the world answers, see `truth`
+    truth.npz           by which the world answers, see `truth`
     SIMULATED           the world's name
     world.json          the recipe, its options, and the files with their digests
 
@@ -45,7 +45,7 @@ from metaheac_jax.data.simulation.shapes import (
 from metaheac_jax.data.simulation.truth import (
     FORMAT,
     MANIFEST,
-    TRAITS,
+    TRUTH,
     Truth,
     draw_labels,
     find_intercepts,
@@ -53,17 +53,12 @@ from metaheac_jax.data.simulation.truth import (
     linear_and_pairwise,
     sigmoid,
     stream,
-    write_truth,
 )
-from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.files import new_array, new_directory, write_json
+from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.sealed import seal
 
-#: Version of the recipe, increased whenever the same arguments give another world. The names of
-#: caches contain it.
-RECIPE = 2
 CHUNK = 50_000  # users held in memory at a time
 #: Maximum number of seeds of a new campaign: users are tried in a random order until so many have
 #: converted.
@@ -100,17 +95,9 @@ def write_world(
       progress: receives the number of users done, then the steps that follow.
 
     Raises:
-      InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
-        too many for the users, or the target exists and is not a simulated world.
+      InputError: the examples are too few for ``min_pool_examples`` or too many for the users, or
+        the target exists and is not a simulated world.
     """
-    if not 0 < cardinality <= 1 or not 0 <= new_campaigns < shape.campaigns:
-        raise InputError(
-            "simulated world: expected a cardinality in (0, 1] and 0 to "
-            f"{shape.campaigns - 1} new campaigns, got {cardinality} and {new_campaigns}"
-        )
-    check_whole("simulated world: users", users, 1)
-    check_whole("simulated world: seed", seed, 0)
-    check_whole("simulated world: min_pool_examples", min_pool_examples, 0)
     total = int(0.8 * users) if examples is None else examples
     campaigns = make_campaigns(shape, stream(seed, "campaigns"))
     quotas = expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
@@ -133,8 +120,7 @@ def write_world(
     with new_directory(target, marker=MANIFEST) as directory:
         parts = directory / "parts"
         parts.mkdir()
-        (directory / TRAITS).parent.mkdir()
-        traits = new_array(directory / TRAITS, np.float32, (users, len(PERSONA)))
+        traits = np.empty((users, len(PERSONA)), np.float32)
         for start in range(0, users, CHUNK):
             rng, stop = stream(seed, "users", start), min(start + CHUNK, users)
             chunk = make_users(tokens, stop - start, rng)
@@ -182,7 +168,7 @@ def write_world(
         _write(pl.concat(frames), directory / "examples.parquet")
         taste = scale * campaigns.taste
         truth = Truth(user_ids, campaigns.ids, traits, directions, taste, intercept)
-        write_truth(directory, truth)
+        np.savez(directory / TRUTH, **truth._asdict())
         table = pl.DataFrame({"campaign_id": campaigns.ids, **campaigns.attributes})
         _write(table.filter(~is_new), directory / "campaigns.parquet")
         if new_campaigns:
@@ -195,7 +181,6 @@ def write_world(
         (directory / "SIMULATED").write_text(name)
         recipe = {
             "format": FORMAT,
-            "recipe": RECIPE,
             "shape": shape.name,
             "seed": seed,
             "users": users,
@@ -204,8 +189,7 @@ def write_world(
             "min_pool_examples": min_pool_examples,
             "new_campaigns": new_campaigns,
         }
-        files = sorted((directory / "truth").iterdir())
-        seal(directory, MANIFEST, recipe, files, progress=progress)
+        seal(directory, MANIFEST, recipe, [directory / TRUTH], progress=progress)
 
 
 def _random_order(count: int, rng: np.random.Generator) -> np.ndarray:
