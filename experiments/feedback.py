@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.stats
 
 import metaheac_jax as mh
 from experiments.comparison.methods import build_methods
 from experiments.comparison.origin import command_of, provenance
 from experiments.comparison.tables import Table
+from experiments.live_week import mean_lifts
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.simulation.truth import show, true_probability
 from metaheac_jax.data.simulation.world import write_world
@@ -29,7 +29,7 @@ from metaheac_jax.files import write_json
 from metaheac_jax.methods.method import Method
 from metaheac_jax.progress import Progress, prefixed
 
-NEW_CAMPAIGNS = 10
+NEW_CAMPAIGNS, USERS, SIZE, EPOCHS, SEED = 10, 200_000, 2000, 2, 0
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,13 @@ class Options:
 
     methods: tuple[str, ...] = ("lr", "solved-head")
     """Methods, by name."""
-    users: int = 200_000
-    """Users of the simulated world."""
-    size: int = 2000
-    """Users of an audience."""
-    epochs: int = 2
-    """Epochs of the offline stage at most."""
-    seed: int = 0
-    """Random seed of world, trainings and answers."""
     out: Path = Path("runs/feedback.json")
     """JSON file to write: expected conversions of each audience."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    for name in ("users", "size", "epochs"):
-        terminal.check_minimum(f"--{name}", getattr(options, name), 1)
-    methods = build_methods(options.methods, world="tencent", offline_epochs=options.epochs)
+    methods = build_methods(options.methods, world="tencent", offline_epochs=EPOCHS)
     terminal.check_output("--out", options.out)
     terminal.keep_compiled()
     screen = terminal.screen()
@@ -62,29 +52,30 @@ def main(options: Options) -> None:
         world = Path(folder) / "world"
         write_world(
             world,
-            users=options.users,
+            users=USERS,
             min_pool_examples=300,
             new_campaigns=NEW_CAMPAIGNS,
-            seed=options.seed,
+            seed=SEED,
             progress=progress,
         )
         found = {
-            method.name: conversions(
-                method, world, options, prefixed(progress, f"{method.label}: ")
-            )
+            method.name: conversions(method, world, prefixed(progress, f"{method.label}: "))
             for method in methods
         }
     rows = [[method.label, *map(str, summary(found[method.name]))] for method in methods]
-    about = {"commands": [command_of(options)], "provenance": provenance(), "size": options.size}
+    about = {
+        "commands": [command_of(options)],
+        "provenance": provenance(),
+        "size": SIZE,
+        "users": USERS,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {**about, "users": options.users, "conversions": found})
+    write_json(options.out, {**about, "conversions": found})
     header = ["method", "first audience", "second, without feedback", "second, with", "gain"]
     screen.print(Table("Feedback", header, rows).rich())
 
 
-def conversions(
-    method: Method, world: Path, options: Options, progress: Progress
-) -> list[dict[str, Any]]:
+def conversions(method: Method, world: Path, progress: Progress) -> list[dict[str, Any]]:
     """Expected conversions of each campaign's audiences, by the true probabilities.
 
     Returns:
@@ -93,25 +84,25 @@ def conversions(
     """
     with tempfile.TemporaryDirectory() as folder:
         data = mh.prepare(world, Path(folder) / "data", progress=progress)
-        general = mh.fit(data, method, seed=options.seed, progress=progress)
+        general = mh.fit(data, method, seed=SEED, progress=progress)
         new = world / "new"
         data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         ids = pl.read_csv(new / "campaigns.csv")["campaign_id"].to_list()
-        first = mh.expand(general, data, ids, size=options.size, progress=progress)
+        first = mh.expand(general, data, ids, size=SIZE, progress=progress)
 
         def users_of(audiences: pl.DataFrame, campaign: int) -> np.ndarray:
             return audiences.filter(campaign_id=campaign)["user_id"].to_numpy()
 
         def second() -> pl.DataFrame:
             audiences = [
-                mh.expand(general, data, own, size=options.size, exclude=users_of(first, own))
+                mh.expand(general, data, own, size=SIZE, exclude=users_of(first, own))
                 for own in ids
             ]
             return pl.concat(audiences)
 
         without = second()
         shown = first.select("campaign_id", "user_id")
-        data = data.add(examples=show(world, shown, seed=options.seed))
+        data = data.add(examples=show(world, shown, seed=SEED))
         audiences = {"first": first, "without": without, "with": second()}
         return [
             {"campaign": campaign}
@@ -134,10 +125,7 @@ def summary(found: Sequence[dict[str, Any]]) -> tuple[str, str, str, str]:
     first, without, fed = (
         np.array([own[name] for own in found]) for name in ("first", "without", "with")
     )
-    logs = np.log(fed / without)
-    error = logs.std(ddof=1) / np.sqrt(len(logs))
-    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * error
-    gain, low, high = 100 * np.expm1([logs.mean(), logs.mean() - half, logs.mean() + half])
+    [(gain, low, high)] = 100 * mean_lifts((fed / without - 1)[None])
     means = [f"{values.mean():.0f}" for values in (first, without, fed)]
     return means[0], means[1], means[2], f"{gain:+.1f}% [{low:+.1f}, {high:+.1f}]"
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
@@ -40,10 +40,8 @@ class Options(RunOptions):
     methods: tuple[str, ...] = ("lr", "mlp-pretraining", "metaheac", "solved-head")
     data_dir: Path | None = None
     """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
-    authors' {train,test_hot,test_cold}_stage{1,2}.pkl. Default: a simulated world."""
-    split: Literal["paper", "official"] | None = None
-    """Training and test campaigns: 60:40 at random, or the authors' 86:87. Default: the preset's.
-    The authors' pickles have their own split."""
+    authors' {train,test_hot,test_cold}_stage{1,2}.pkl, which have their own split. Default: a
+    simulated world."""
     users: int | None = None
     """Number of users of the simulated world; training then ends by early stopping. The real data
     has 11,420,039."""
@@ -96,15 +94,12 @@ def check(options: Options) -> None:
         raise InputError(f"{options.data_dir}: no such folder; --data-dir has the data files")
     if options.users is not None or options.examples is not None:
         raise InputError("--data-dir: the data is not a simulated world; omit --users, --examples")
-    pickles = official.is_source(options.data_dir)
-    if pickles and options.split == "paper":
-        raise InputError("--split paper: the authors' pickles have their own split; omit --split")
-    fixed = pickles or (options.split or options.preset) == "official"
+    fixed = official.is_source(options.data_dir) or options.preset == "official"
     if options.runs > 1 and fixed:
         # The tests assume that runs are random splits or independent worlds.
         raise InputError(
             f"--runs: these files have one split, so {options.runs} runs would not be independent; "
-            "give --runs 1, or for the competition's files --split paper"
+            "give --runs 1, or for the competition's files --preset paper"
         )
 
 
@@ -128,7 +123,7 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
         make_once(target, prepare, progress=progress)
         dataset = open_dataset(target, progress=progress)
-    if (options.split or options.preset) == "official":
+    if options.preset == "official":
         return dataset, official_split(dataset)
     return dataset, paper_split(dataset, seed)
 

@@ -39,7 +39,8 @@ class RunOptions:
     """The common options of the commands that compare methods."""
 
     preset: Preset = "paper"
-    """Settings: what the paper prints, or what the authors' program does."""
+    """Settings, and the split of the Tencent data: what the paper prints, 60% of the campaigns at
+    random for training, or what the authors' program does."""
     methods: tuple[str, ...]
     """Methods to train, by name. An unknown name prints the list."""
     runs: int = 1

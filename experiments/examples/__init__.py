@@ -1,1 +1,1 @@
-"""Short programs: scorers without this package, and meta-learning on other networks."""
+"""Short programs: meta-learning on other people's networks."""

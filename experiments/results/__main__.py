@@ -22,7 +22,7 @@ from experiments.comparison import significance
 from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import BEFORE, Comparison, load
 from experiments.comparison.significance import Difference, Pair
-from experiments.live_week.lifts import mean_lifts
+from experiments.live_week import mean_lifts
 from experiments.throughput.__main__ import compiled_table, stages_table
 from experiments.throughput.compiled import Figures
 from experiments.throughput.stages import Record

@@ -10,9 +10,7 @@ from experiments.examples import sine
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["with_dicts", "with_linen", "with_nnx", "with_equinox", "with_table", "reptile"]
-)
+@pytest.mark.parametrize("name", ["with_linen", "with_nnx", "with_equinox", "reptile"])
 def test_the_meta_loss_falls(name):
     if name == "with_equinox":
         pytest.importorskip("equinox")

@@ -30,9 +30,10 @@ def test_answers_reach_the_second_audience(tmp_path, monkeypatch):
         monkeypatch.setattr(
             feedback, "write_world", lambda *a, **b: write(*a, **b | {"min_pool_examples": 40})
         )
-        monkeypatch.setattr(feedback, "NEW_CAMPAIGNS", 2)
+        for name, value in {"NEW_CAMPAIGNS": 2, "USERS": 4000, "SIZE": 150}.items():
+            monkeypatch.setattr(feedback, name, value)
         out = tmp_path / "feedback.json"
-        feedback.main(feedback.Options(methods=("lr",), users=4000, size=150, out=out))
+        feedback.main(feedback.Options(methods=("lr",), out=out))
     found = json.loads(out.read_text())["conversions"]["lr"]
     assert len(found) == 2
     for own in found:

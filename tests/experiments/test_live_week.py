@@ -8,12 +8,17 @@ import pytest
 import scipy.stats
 from toy import dataset
 
-from experiments.live_week.__main__ import Options, main
-from experiments.live_week.lifts import MEASURES, lift_table, mean_lifts, week_lifts
-from experiments.live_week.week import (
+from experiments import live_week
+from experiments.live_week import (
+    MEASURES,
+    Options,
     Week,
+    lift_table,
+    main,
+    mean_lifts,
     run_arm,
     split_candidates,
+    week_lifts,
 )
 from experiments.sources.simulated import open_world
 from experiments.sources.splits import paper_split
@@ -23,19 +28,20 @@ from metaheac_jax.methods import METHODS, LogisticRegression, Trained
 from metaheac_jax.model import FunctionScorer
 from metaheac_jax.progress import silent
 
-WEEK = Week(
-    application="video",
-    users=30_000,
-    campaigns=12,
-    days=2,
-    audience=0.02,
-    general_every=2,
-    seed=1,
-)
+WEEK = Week("video", users=30_000, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Weeks of two days with twelve campaigns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_week, "DAYS", 2)
+        patch.setattr(live_week, "CAMPAIGNS", 12)
+        yield
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     open_world(WEEK.world, folder)
     return folder
@@ -149,16 +155,14 @@ def test_a_week_without_a_conversion_has_no_lift_of_conversions():
 
 @pytest.mark.slow
 def test_a_test_resumes_with_what_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.live_week.__main__.APPLICATIONS", {"video": 2.0})
-    same = {"users": 30_000, "campaigns": 12, "days": 1, "out": tmp_path / "out"}
-    options = Options(
-        treatment="lr", control=("cosine",), weeks=2, cache_dir=tmp_path / "cache", **same
-    )
+    monkeypatch.setattr(live_week, "APPLICATIONS", {"video": 2.0})
+    folders = {"out": tmp_path / "out", "cache_dir": tmp_path / "cache"}
+    options = Options(treatment="lr", control=("cosine",), weeks=2, users=30_000, **folders)
     main(options)
     first = json.loads((tmp_path / "out" / "results.json").read_text())
     titles = [test["test"] for test in first["tests"]]
     assert titles == ["LR against cosine to the mean seed", "A/A: LR"]
-    monkeypatch.setattr("experiments.live_week.__main__.run_arm", None)
+    monkeypatch.setattr(live_week, "run_arm", None)
     main(Options(**{**vars(options), "resume": True}))
     assert json.loads((tmp_path / "out" / "results.json").read_text())["tests"] == first["tests"]
 
@@ -168,8 +172,7 @@ def test_a_test_resumes_with_what_is_done(tmp_path, monkeypatch):
     [
         ({"control": ("metaheac",)}, "--control: metaheac"),
         ({"weeks": 1}, "--weeks"),
-        ({"audience": 0.5}, "--audience"),
-        ({"days": 0}, "--days"),
+        ({"users": 0}, "--users"),
     ],
 )
 def test_options_that_no_test_can_have_are_refused(changed, said, tmp_path):

@@ -149,7 +149,6 @@ def test_a_bad_campaign_leaves_an_older_run_alone(finished, tmp_path, capsys):
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
         (("--users", 369_999), ("--users", "or more")),
         (("--data-dir", ".", "--users", 400_000), ("--data-dir: ", "omit --users")),
-        (("--data-dir", ".", "--runs", 2, "--split", "official"), ("--runs: these files have",)),
         (("--data-dir", ".", "--runs", 2, "--preset", "official"), ("--runs: these files have",)),
     ],
 )
@@ -158,9 +157,3 @@ def test_options_that_make_no_sense(tmp_path, capsys, monkeypatch, arguments, wo
     monkeypatch.chdir(tmp_path)
     refuses(capsys, COMMAND, "--cache-dir", "cache", "--out", "out", *arguments, words=words)
     assert contents(tmp_path) == set()
-
-
-def test_another_split_of_the_authors_files_is_refused(tmp_path, capsys):
-    (tmp_path / "train_stage1.pkl").write_bytes(bytes(8000))
-    words = ("--split paper: the authors' pickles have their own split",)
-    refuses(capsys, COMMAND, "--data-dir", tmp_path, "--split", "paper", words=words)
