@@ -78,7 +78,8 @@ def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
         settings = {"offline_epochs": 1, "offline_patience": None}
         mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
         general = mh.load(folder / "model")
-        model = mh.customise(general, data, data.campaign(data.index_of(_campaign(folder))))
+        campaign = data.campaign(data.index_of(_campaign(folder)))
+        [model] = mh.customise(general, data, [campaign])
         mh.export_scorer(model, folder / "export")
     users = pl.read_parquet(world / "users.parquet")
     (folder / "users").mkdir(exist_ok=True)

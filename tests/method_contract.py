@@ -106,12 +106,12 @@ class MethodContract:
         schema = Schema(DATA.schema.user, DATA.schema.campaign[::-1])
         data = replace(DATA, schema=schema)
         with pytest.raises(InputError, match=r"toy: .*differs"):
-            mh.customise(general, data, data.campaign(5))
+            mh.customise(general, data, [data.campaign(5)])
 
     def test_a_campaign_without_examples_is_refused(self, general):
         campaign = DATA.campaign(5)
         with pytest.raises(InputError, match="campaign 150: expected users"):
-            mh.customise(general, DATA, campaign.pick(campaign.labels > 1))
+            mh.customise(general, DATA, [campaign.pick(campaign.labels > 1)])
 
     def test_a_setting_that_it_does_not_have_is_refused(self, method):
         with pytest.raises(InputError, match="settings: no 'wdth'"):

@@ -63,7 +63,7 @@ def networks_of(optimizer):
 
 
 def scores(general, data):
-    return customise(general, data, data.campaign(5), seed=3).score(data.user_rows)
+    return customise(general, data, [data.campaign(5)], seed=3)[0].score(data.user_rows)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from toy import dataset, tiny
 
 import metaheac_jax as mh
-from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.errors import Busy, Diverged, InputError
 from metaheac_jax.methods import Method, Trained, configured, fine_tuning, register
 from metaheac_jax.methods import general_models as module
 from metaheac_jax.methods import method as interface
@@ -77,17 +77,6 @@ def test_campaigns_are_customised_in_the_order_given():
     assert campaigns == chosen
     assert state["weights"].tolist() == [0, 0, 0]
     assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
-
-
-def test_the_door_takes_a_method_by_name_and_one_campaign_or_several():
-    """Its function has the name of a package, which is imported before or after."""
-    general = mh.fit(DATA, "lr", campaigns=[0, 1])
-    campaigns = [DATA.campaign(3), DATA.campaign(4)]
-    several = mh.customise(general, DATA, campaigns, seed=2)
-    one = mh.customise(general, DATA, campaigns[1])
-    assert [model.campaign for model in several] == campaigns
-    expected = several[1].score(DATA.user_rows)
-    np.testing.assert_array_equal(one.score(DATA.user_rows), expected)
 
 
 def test_every_name_of_the_door_has_one_module():
@@ -169,9 +158,9 @@ def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
 
 def test_a_general_model_of_another_method_or_network_is_refused(general):
     with pytest.raises(InputError, match="trained by 'noting', not by 'metaheac'; use its own"):
-        mh.customise(general, DATA, DATA.campaign(0), method=configured("metaheac"))
+        mh.customise(general, DATA, [DATA.campaign(0)], method=configured("metaheac"))
     with pytest.raises(InputError, match="was trained with width 16, the method has 4"):
-        mh.customise(general, DATA, DATA.campaign(0), method=noting(width=4))
+        mh.customise(general, DATA, [DATA.campaign(0)], method=noting(width=4))
 
 
 @pytest.mark.parametrize("chosen", [[], [6], [-1], [1, 1], [0.0, 1.0], [True, False], [[0, 1]], 0])
@@ -209,7 +198,7 @@ def test_what_a_stage_is_given_is_completed_with_the_seed(monkeypatch):
 
 
 def test_scores_that_are_not_numbers_are_no_scores(general):
-    model = mh.customise(general, DATA, DATA.campaign(3))
+    [model] = mh.customise(general, DATA, [DATA.campaign(3)])
     broken = replace(model, scorer=FunctionScorer(lambda users: np.array([0.0, np.nan])))
     with pytest.raises(Diverged, match="campaign 130: a score of noting is not a number"):
         broken.score(DATA.user_rows[:2])
@@ -238,6 +227,11 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "environment", lambda: {"jax": "another"})
     with pytest.raises(InputError, match="another"):
         fit(judging, held_out=[4])
+
+
+def test_two_trainings_do_not_share_checkpoints(tmp_path, writers):
+    with writers.of(tmp_path / "c"), pytest.raises(Busy, match="another process is writing it"):
+        mh.fit(DATA, noting(), directory=tmp_path / "c")
 
 
 def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_a_campaign_is_learned_from_its_own_examples_alone():
 
 def test_lr_adds_up_the_values_that_are_there():
     """A list counts as the sum of its values, not their mean, which hides how many they are."""
-    model = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, TOY.campaign(5))
+    [model] = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, [TOY.campaign(5)])
     user, pad = TOY.user_rows[0].copy(), TOY.num_rows
     a, b = np.unique(TOY.user_rows[TOY.user_rows[:, 2:].max(1) < pad][:, 2:])[:2]
     lists = [(pad, pad), (a, pad), (b, pad), (a, b), (b, a)]
@@ -40,12 +40,12 @@ def test_lr_adds_up_the_values_that_are_there():
 def test_with_list_lengths_they_are_values():
     """LR on the counts of values of the longer rows."""
     method, campaign = configured("lr", list_lengths=True), TOY.campaign(5)
-    model = customise(fit(TOY, method, campaigns=TRAIN), TOY, campaign)
+    [model] = customise(fit(TOY, method, campaigns=TRAIN), TOY, [campaign])
     longer, _ = with_lengths(TOY)
     counts = value_counts(longer.user_rows[:], longer.num_rows)
     weights, bias = fit_regression(counts[campaign.users], campaign.labels, method.config.penalty)
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
-    without = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, campaign)
+    [without] = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, [campaign])
     assert np.abs(without.score(TOY.user_rows) - model.score(TOY.user_rows)).max() > 0.01
 
 

@@ -83,7 +83,7 @@ def test_the_head_is_solved_on_all_examples_and_value_weights_around_it(general,
     expected, bias = fit_regression(features[campaign.users], campaign.labels, 100.0, offset=odds)
     np.testing.assert_allclose(own, expected, atol=1e-4)
     np.testing.assert_allclose(model.score(users), by_head + features @ own + bias, atol=1e-3)
-    stiff = customise(general, DATA, campaign, method=METHOD.changed(penalty=1e9))
+    [stiff] = customise(general, DATA, [campaign], method=METHOD.changed(penalty=1e9))
     np.testing.assert_allclose(stiff.score(users), by_head, atol=3e-2)
     assert np.abs(model.score(users) - by_head).max() > 0.1
 
@@ -94,7 +94,7 @@ def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_togethe
     """With value weights and without, in one part and in several, beside models of other kinds."""
     monkeypatch.setattr("metaheac_jax.customising.score._TOGETHER_BYTES", bytes_together)
     models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
-    other = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, DATA.campaign(12))
+    [other] = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, [DATA.campaign(12)])
     run, campaign = Run(DATA, TRAIN, 0), DATA.campaign(12)
     [plain] = METHOD.general_scorers(run, general.state, [campaign])
     plain = replace(models[0], scorer=plain, campaign=campaign)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -252,17 +252,6 @@ def steps_of(general: General) -> int:
     return 0 if general.optimizer is None else int(general.optimizer["count"])
 
 
-@overload
-def customise(
-    general: General,
-    data: Dataset,
-    campaigns: Campaign,
-    *,
-    method: Method[Any] | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Customised: ...
-@overload
 def customise(
     general: General,
     data: Dataset,
@@ -271,21 +260,12 @@ def customise(
     method: Method[Any] | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> list[Customised]: ...
-def customise(
-    general: General,
-    data: Dataset,
-    campaigns: Campaign | Sequence[Campaign],
-    *,
-    method: Method[Any] | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Customised | list[Customised]:
-    """Customises a general model to a campaign, or to several.
+) -> list[Customised]:
+    """Customises a general model to campaigns.
 
     Args:
       data: the data with the campaigns' users.
-      campaigns: one or several, from `Dataset.new_campaign` or `Dataset.campaign` of this data.
+      campaigns: from `Dataset.new_campaign` or `Dataset.campaign` of this data.
       method: the model's method with other settings of the online stage.
       seed: random seed of held-out examples and minibatches, which do not depend on the other
         campaigns; nor does a model, but for rounding.
@@ -303,14 +283,12 @@ def customise(
     else:
         _check_own(method, general)
     check_whole("seed", seed, 0)
-    chosen = [campaigns] if isinstance(campaigns, Campaign) else campaigns
-    for campaign in chosen:
+    for campaign in campaigns:
         campaign.check(data.num_users, len(data.schema.campaign))
-    known, own = data.encoded_for(general.schema, general.vocabulary), chosen
+    known, own = data.encoded_for(general.schema, general.vocabulary), campaigns
     if known is not data:
         lookup = general.vocabulary.rows_of(data.vocabulary)
-        own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in chosen]
+        own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
     run = Run(known, np.empty(0, int), seed, progress=progress)
     scorers = method.customise(run, on_device(general.state), own)
-    models = [Customised(general, *pair) for pair in zip(chosen, scorers, strict=True)]
-    return models[0] if isinstance(campaigns, Campaign) else models
+    return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=True)]
