@@ -57,7 +57,7 @@ def parts(reduction):
 
 @cache
 def one_device(reduction="mean"):
-    return build_row_step(*parts(reduction), checked=True)
+    return build_row_step(*parts(reduction))
 
 
 def placement(mesh):
@@ -69,9 +69,7 @@ def placement(mesh):
 def on_mesh(mesh, reduction="mean"):
     """A step on a mesh that takes a sampler's batches."""
     place = placement(mesh)
-    init, step = build_row_step(
-        *parts(reduction), checked=True, placement=place, reduction=reduction
-    )
+    init, step = build_row_step(*parts(reduction), placement=place, reduction=reduction)
     return RowStep(init, lambda state, *batch: step(state, *place.place_batch(batch)))
 
 
@@ -131,18 +129,18 @@ def moved_on(folder):
     for mesh, steps in ((None, 20), ((2, 2), 30), ((2, 4), 40), ((2, 2), 50)):
         step = one_device() if mesh is None else on_mesh(mesh)
         place = None if mesh is None else placement(mesh)
-        with Checkpoints(folder / "checkpoints", place) as saved:
-            start = step.init(*jax.tree.map(np.copy, weights()))
-            drawn, draw_noted = noted(draw)
-            training = Training(step, start, draw_noted, num_steps=steps)
-            state, _ = train(training, [Saving(training, saved)])
+        saved = Checkpoints(folder / "checkpoints", place)
+        start = step.init(*jax.tree.map(np.copy, weights()))
+        drawn, draw_noted = noted(draw)
+        training = Training(step, start, draw_noted, num_steps=steps)
+        state, _ = train(training, [Saving(training, saved)])
         first.append(min(drawn))
     restored = []
     for mesh in (None, (4, 2), (1, 8)):
         like = (one_device() if mesh is None else on_mesh(mesh)).init(*weights())
         place = None if mesh is None else placement(mesh)
-        with Checkpoints(folder / "checkpoints", place) as checkpoints:
-            again = checkpoints.restore({"state": like})[0]["state"]
+        checkpoints = Checkpoints(folder / "checkpoints", place)
+        again = checkpoints.restore({"state": like})[0]["state"]
         restored.append(again if place is None else place.fetch(again))
     expected, _ = trained(one_device())
     ours = placement((2, 2)).fetch(state), *restored
@@ -198,7 +196,7 @@ def replicated():
     state = init(w)
     for _ in range(3):
         state, _ = step(state, *sides)
-    return step.__wrapped__._cache_size()
+    return step._cache_size()
 
 
 def by_method(name):

@@ -13,8 +13,6 @@ import jax
 import numpy as np
 from toy import dataset
 
-from metaheac_jax import processes
-from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import configured, fit
 from metaheac_jax.processes import from_each, is_first, join_job
 from metaheac_jax.training import sharding
@@ -26,31 +24,22 @@ from metaheac_jax.training.sharding import device_mesh
 def training(folder):
     """The difference to one device of a training that saves after 20 steps and resumes from there.
 
-    Also the first step drawn each time, and the campaigns of a step that this process reads.
+    Also the first step drawn each time.
     """
     mesh = (2, jax.process_count())
     place, step, state = one.placement(mesh), one.on_mesh(mesh), None
-    own = place.own_items()
-    draw = CampaignSampler(
-        one.DATA, np.arange(8), seed=0, campaigns_per_step=one.CAMPAIGNS, batch_size=16, part=own
-    )
     first = []
     for steps in (20, one.STEPS):
-        drawn, draw_noted = one.noted(draw)
+        drawn, draw_noted = one.noted(one.draw)
         path = folder / "checkpoints"
-        with Checkpoints(path, place) as checkpoints:
-            start = step.init(*jax.tree.map(np.copy, one.weights()))
-            training = Training(step, start, draw_noted, num_steps=steps)
-            state, _ = train(training, [Saving(training, checkpoints)])
+        checkpoints = Checkpoints(path, place)
+        start = step.init(*jax.tree.map(np.copy, one.weights()))
+        training = Training(step, start, draw_noted, num_steps=steps)
+        state, _ = train(training, [Saving(training, checkpoints)])
         first.append(min(drawn))
     state = place.fetch(state)
     expected = one.trained(one.one_device())[0] if is_first() else state
-    return {
-        "difference": one.difference(state, expected),
-        "first": first,
-        "reads": list(own),
-        "read": len(draw(0).own_rows),
-    }
+    return {"difference": one.difference(state, expected), "first": first}
 
 
 def methods():
@@ -71,13 +60,8 @@ def methods():
 if __name__ == "__main__":
     port, process, count, folder, what = sys.argv[1:]
     join_job(f"127.0.0.1:{port}", int(process), int(count))
-    processes._CHUNK, sharding._BLOCK = 1 << 12, 16  # several of each, as for a large table
+    sharding._BLOCK = 16  # several, as for a large table
     jax.config.update("jax_disable_most_optimizations", True)
-    if count == "4":  # so that each process has campaigns
-        one.CAMPAIGNS = 8
-        one.draw = CampaignSampler(
-            one.DATA, np.arange(8), seed=0, campaigns_per_step=8, batch_size=16
-        )
     found = training(Path(folder)) if what == "steps" else methods()
     everyones = from_each(found)
     if is_first():

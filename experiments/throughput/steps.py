@@ -98,7 +98,7 @@ def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> 
         step: Any = whole.step
     else:
         gradient = build_meta_gradient(loss, select=select_rows, **options)
-        init, step = build_row_step(gradient, adam, table_adam(rate), checked=True)[:2]
+        init, step = build_row_step(gradient, adam, table_adam(rate))[:2]
     weights = jax.eval_shape(lambda: untrained(size, layout))
     state = jax.eval_shape(init, *weights)
     compiled = jax.jit(step, donate_argnums=0).lower(state, *batch).compile()

@@ -176,7 +176,7 @@ def run_command(words, error, compiled):
     """Runs a command in a child; a training saves every fourth step, or it would save nothing."""
     begin(error, compiled)
     loop.Training.__init__.__kwdefaults__.update(log_every=4)
-    loop.Saving.__init__.__kwdefaults__.update(every=4)
+    loop.Saving.__init__.__kwdefaults__.update(seconds=0)
     sys.argv = ["metaheac", *words]
     main()
 

@@ -11,7 +11,7 @@ import pytest
 from commands import contents
 from damages import DAMAGES, inflict, largest_file
 
-from metaheac_jax.errors import Busy, InputError
+from metaheac_jax.errors import InputError
 from metaheac_jax.training.checkpoint import MANIFEST, Checkpoints
 
 
@@ -26,9 +26,9 @@ def state_of(step):
 def saved(tmp_path_factory):
     """The checkpoints of steps 3 and 7."""
     folder = tmp_path_factory.mktemp("saved") / "c"
-    with Checkpoints(folder) as checkpoints:
-        for step in (1, 3, 7):
-            checkpoints.save(step, state_of(step), {"of": step})
+    checkpoints = Checkpoints(folder)
+    for step in (1, 3, 7):
+        checkpoints.save(step, state_of(step), {"of": step})
     assert contents(folder) == {"3", "7"}
     return folder
 
@@ -40,9 +40,9 @@ def copied(saved, tmp_path):
 
 def restored(folder):
     """The step that a run goes on from."""
-    with Checkpoints(folder) as checkpoints:
-        state, notes = checkpoints.restore(state_of(0))
-        found = checkpoints.latest
+    checkpoints = Checkpoints(folder)
+    state, notes = checkpoints.restore(state_of(0))
+    found = checkpoints.latest
     jax.tree.map(np.testing.assert_array_equal, state, state_of(found))
     assert notes == {"of": found}
     return found
@@ -67,8 +67,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_stays(
             shutil.rmtree(folder / "7")
         assert restored(folder) == 3
     assert capfd.readouterr() == ("", "")  # orbax has not read it
-    with Checkpoints(folder) as checkpoints:  # the run gets there again
-        checkpoints.save(7, state_of(7), {"of": 7})
+    checkpoints = Checkpoints(folder)  # the run gets there again
+    checkpoints.save(7, state_of(7), {"of": 7})
     assert restored(folder) == 7
 
 
@@ -89,27 +89,27 @@ def test_what_a_killed_process_has_half_written_is_removed(copied):
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, said):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        with pytest.raises(InputError, match="no checkpoint"):
-            checkpoints.restore(other)
-        checkpoints.save(3, {"a": jnp.arange(3.0), "b": jnp.ones(2)})
-        with pytest.raises(InputError, match=said):
-            checkpoints.restore(other)
-        same, _ = checkpoints.restore({"a": jnp.zeros(3), "b": jnp.zeros(2)})
-        np.testing.assert_array_equal(same["a"], [0, 1, 2])
+    checkpoints = Checkpoints(tmp_path / "c")
+    with pytest.raises(InputError, match="no checkpoint"):
+        checkpoints.restore(other)
+    checkpoints.save(3, {"a": jnp.arange(3.0), "b": jnp.ones(2)})
+    with pytest.raises(InputError, match=said):
+        checkpoints.restore(other)
+    same, _ = checkpoints.restore({"a": jnp.zeros(3), "b": jnp.zeros(2)})
+    np.testing.assert_array_equal(same["a"], [0, 1, 2])
 
 
 def test_a_save_that_failed_stops_the_run_in_one_line(tmp_path):
     folder = tmp_path / "c"
     words = r"c: the checkpoint of step 2 could not be saved \(.*\); make room for it, then resume"
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, state_of(1), {"of": 1})
-        with largest_file(10_000), pytest.raises(OSError, match=words) as caught:
-            checkpoints.save(2, state_of(2), {"of": 2})
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, state_of(1), {"of": 1})
+    with largest_file(10_000), pytest.raises(OSError, match=words) as caught:
+        checkpoints.save(2, state_of(2), {"of": 2})
     assert "\n" not in str(caught.value)
     assert restored(folder) == 1
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(2, state_of(2), {"of": 2})
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(2, state_of(2), {"of": 2})
     assert restored(folder) == 2
 
 
@@ -125,17 +125,12 @@ def test_all_kinds_of_arrays_are_restored(tmp_path):
         "key": jax.random.key(3),
     }
     like = jax.tree.map(jnp.zeros_like, state | {"key": 0}) | {"key": jax.random.key(0)}
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(0, state)
-        found, _ = checkpoints.restore(like)
-        with pytest.raises(InputError, match=r"has key<fry>\[\] as key, this run has key<rbg>\[\]"):
-            checkpoints.restore(like | {"key": jax.random.key(0, impl="rbg")})
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(0, state)
+    found, _ = checkpoints.restore(like)
+    with pytest.raises(InputError, match=r"has key<fry>\[\] as key, this run has key<rbg>\[\]"):
+        checkpoints.restore(like | {"key": jax.random.key(0, impl="rbg")})
     assert jax.tree.structure(found) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         assert (a == b).all()
         assert (a.dtype, a.shape, a.sharding) == (b.dtype, b.shape, b.sharding)
-
-
-def test_two_runs_do_not_share_checkpoints(tmp_path, writers):
-    with writers.of(tmp_path / "c"), pytest.raises(Busy, match="another process is writing it"):
-        Checkpoints(tmp_path / "c")

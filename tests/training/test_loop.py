@@ -1,6 +1,5 @@
 """The offline loop: it learns, resumes exactly, stops at a loss that is no number."""
 
-from contextlib import nullcontext
 from functools import cache
 
 import jax
@@ -29,7 +28,7 @@ from metaheac_jax.training.loop import (
 )
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
+from metaheac_jax.training.step import PlainInfo, RowInfo, RowStep, build_row_step
 
 DATA = dataset()
 NETWORK = MLP(widths=(6, 6))
@@ -56,23 +55,25 @@ def number(step):
     return (step,)
 
 
+def lost(loss):
+    """What a step with this loss reports."""
+    return RowInfo(loss, jnp.isfinite(loss), {})
+
+
 def stepping(function):
     """The two functions of a training, from a step that is not compiled."""
     return RowStep(lambda *own: own, function)
 
 
-def trained(
-    own, state, draw, *, folder=None, save=None, judge=None, judge_start=False, hooks=(), **options
-):
+def trained(own, state, draw, *, folder=None, save=None, judge=None, hooks=(), **options):
     """Trains with checkpoints in a folder, or what stands for them, and judgements."""
     training, all_hooks = Training(own, state, draw, **options), []
     if judge is not None:
-        all_hooks.append(Judging(training, judge, judge_start=judge_start))
-    hold = not hasattr(folder, "save") and folder is not None
-    with Checkpoints(folder) if hold else nullcontext(folder) as checkpoints:
-        if checkpoints is not None:
-            all_hooks.append(Saving(training, checkpoints, **save or {}))
-        return train(training, [*all_hooks, *hooks])
+        all_hooks.append(Judging(training, judge))
+    if folder is not None:
+        checkpoints = folder if hasattr(folder, "save") else Checkpoints(folder)
+        all_hooks.append(Saving(training, checkpoints, **save or {}))
+    return train(training, [*all_hooks, *hooks])
 
 
 def losses(records):
@@ -104,7 +105,7 @@ def test_a_record_has_the_mean_loss_and_the_speed_since_the_last_one(monkeypatch
 
     def timed(state, number):
         now[0] += 0.5 if number < 20 else 1.0
-        return state, PlainInfo(jnp.float32(number))
+        return state, lost(jnp.float32(number))
 
     def judge(state):
         now[0] += 100
@@ -128,7 +129,7 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
         return sampler_(number)
 
     sampler_, records = sampler(), []
-    options = {"num_steps": 40, "save": {"every": 10}, "log_every": 10, "hooks": [records.append]}
+    options = {"num_steps": 40, "save": {"seconds": 0}, "log_every": 10, "hooks": [records.append]}
     whole, _ = trained(step(), start(), sampler_, folder=tmp_path / "whole", **options)
     with pytest.raises(CutOff):
         trained(step(), start(), cut, folder=tmp_path / "cut", **options)
@@ -142,13 +143,13 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
     def broken(state, number):
-        return state, PlainInfo(jnp.where(number == 33, jnp.nan, 1.0))
+        return state, lost(jnp.where(number == 33, jnp.nan, 1.0))
 
-    options = {"num_steps": 100, "name": "toy", "save": {"every": 10}, "log_every": 10}
+    options = {"num_steps": 100, "name": "toy", "save": {"seconds": 0}, "log_every": 10}
     with pytest.raises(Diverged, match="toy: step 34: the loss is nan"):
         trained(stepping(broken), jnp.zeros(3), number, folder=tmp_path / "c", **options)
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.latest == 30
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.latest == 30
 
 
 class Noted:
@@ -167,8 +168,8 @@ def test_time_between_checkpoints_is_bounded(monkeypatch):
     """And no step is saved before that time has passed, except the last one."""
     now, noted = iter(range(0, 10**6, 10)), Noted()  # each look at the clock takes ten seconds
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(now)))
-    still = stepping(lambda state, number: (state, PlainInfo(jnp.ones(()))))
-    options = {"num_steps": 20, "log_every": 1, "save": {"every": 10**6}}
+    still = stepping(lambda state, number: (state, lost(jnp.ones(()))))
+    options = {"num_steps": 20, "log_every": 1}
     trained(still, jnp.zeros(3), number, folder=noted, **options)
     assert noted.steps[-1] == 20
     assert max(np.diff([0, *noted.steps])) <= 4
@@ -186,7 +187,7 @@ def checked(optimizer=optax.adam, rate=0.01):
         grads = {"network": params["network"] * network, "table": params["table"] * table}
         return grads, PlainInfo(jnp.sum(params["network"] ** 2) + added)
 
-    return build_row_step(gradient, optimizer(rate), table_adam(0.01), checked=True)
+    return build_row_step(gradient, optimizer(rate), table_adam(0.01))
 
 
 def whole(**options):
@@ -229,20 +230,20 @@ def test_a_step_that_is_not_finite_is_named_and_nothing_after_it_is_judged_or_sa
         judged.append(int(state.table.count))
         return Quality(0.5, 0.0)
 
-    judged, options = [], {"num_steps": 20, "name": "toy", "log_every": 10, "save": {"every": 10}}
+    judged, options = [], {"num_steps": 20, "name": "toy", "log_every": 10, "save": {"seconds": 0}}
     options |= {"judge": judge, "early_stop": EarlyStop(5, 9), "folder": tmp_path / "c"}
     told = "toy: step 14: the gradient/network is not finite; lower the learning rates"
     with pytest.raises(Diverged, match=told):
         trained(checked(), whole(), draw, **options)
     assert judged == [5, 10]
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.latest == 10
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.latest == 10
 
 
 # Early stopping ---------------------------------------------------------------------------------
 
 AUCS = {3: 0.5, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.65, 17: 0.95, 18: 0.9}
-COUNTING = stepping(lambda state, number: (state + 1, PlainInfo(jnp.ones(()))))
+COUNTING = stepping(lambda state, number: (state + 1, lost(jnp.ones(()))))
 
 
 def count_to(folder, patience, num_steps=18, cut=None, patience_steps=0, hook=lambda _: None):
@@ -255,7 +256,7 @@ def count_to(folder, patience, num_steps=18, cut=None, patience_steps=0, hook=la
 
     return trained(
         COUNTING, jnp.zeros(()), draw, num_steps=num_steps, log_every=4, folder=folder,
-        early_stop=EarlyStop(3, patience, patience_steps), save={"every": 4}, hooks=[hook],
+        early_stop=EarlyStop(3, patience, patience_steps), save={"seconds": 0}, hooks=[hook],
         judge=lambda state: Quality(AUCS[int(state)], float(state)),
     )  # fmt: skip
 
@@ -315,14 +316,14 @@ def test_a_training_of_fewer_steps_does_not_get_the_result_of_more(tmp_path, pat
 
 
 def test_a_start_that_nothing_improves_on_is_kept():
-    """As when training goes on from a good model: the state of step 0 is judged too."""
-    aucs = {0: 0.8, 3: 0.7, 6: 0.75, 9: 0.6}
+    """As when training goes on from a good model: its first state is judged too."""
+    aucs = {6: 0.8, 9: 0.7, 12: 0.75, 15: 0.6}
     state, judged = trained(
-        COUNTING, jnp.zeros(()), number, num_steps=18, early_stop=EarlyStop(3, 3),
-        judge=lambda state: Quality(aucs[int(state)], 0.0), judge_start=True,
+        COUNTING, jnp.full((), 6.0), number, num_steps=18, done=6, early_stop=EarlyStop(3, 3),
+        judge=lambda state: Quality(aucs[int(state)], 0.0),
     )  # fmt: skip
-    assert int(state) == 0
-    np.testing.assert_allclose(judged[:, 0], [0, 3, 6, 9])
+    assert int(state) == 6
+    np.testing.assert_allclose(judged[:, 0], [6, 9, 12, 15])
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_the_last_state_is_judged_too():
 
 
 def test_after_a_damaged_checkpoint_is_deleted_the_one_before_it_is_used(tmp_path):
-    draw, folder, options = sampler(), tmp_path / "c", {"log_every": 10, "save": {"every": 10}}
+    draw, folder, options = sampler(), tmp_path / "c", {"log_every": 10, "save": {"seconds": 0}}
     whole, _ = trained(step(), start(), draw, num_steps=40)
     trained(step(), start(), draw, num_steps=20, folder=folder, **options)
     (folder / "20" / "checkpoint.json").write_text("{")

@@ -207,21 +207,7 @@ def test_weakly_typed_parameters_and_those_on_a_device_compile_once(params):
     state = init(params)
     for _ in range(3):
         state, _ = step(state, support, query)
-    assert step.__wrapped__._cache_size() == 1
-
-
-def test_a_state_that_was_used_is_refused_in_one_line():
-    w, support, query = quadratic_campaigns(2)
-    init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)
-    first = init(w)
-    second, _ = step(first, support, query)
-    with pytest.raises(ValueError, match="of the state was consumed by an earlier step") as refused:
-        step(first, support, query)
-    assert "\n" not in str(refused.value)
-    # The advice: go on from what the step returned, or from a copy made before.
-    copy = jax.tree.map(jnp.copy, second)
-    (third, _), (again, _) = step(second, support, query), step(copy, support, query)
-    jax.tree.map(np.testing.assert_array_equal, third, again)
+    assert step._cache_size() == 1
 
 
 def test_a_step_is_as_any_jitted_function():

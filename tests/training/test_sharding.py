@@ -11,18 +11,10 @@ from types import SimpleNamespace
 
 import eight_devices
 import jax
-import numpy as np
 import pytest
-from toy import dataset
 
-from experiments.throughput.steps import shared
-from metaheac_jax.data.batches import CampaignBatch, unstacked
-from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
-from metaheac_jax.training import sharding
-from metaheac_jax.training.sharding import Placement, as_part, device_mesh, parse_mesh
-
-DATA = dataset()
+from metaheac_jax.training.sharding import Placement, device_mesh, parse_mesh
 
 
 def printed(folder, *methods):
@@ -94,7 +86,7 @@ def test_a_batch_that_does_not_fit_the_devices_is_refused(found):
     """A copy of the last campaign would count twice; too few would be divided by too many."""
     unweighted, too_few = found["refused"]
     assert "campaigns on 8 places: only a batch with weights can be padded" in unweighted
-    assert "a batch of 4 items, where this process takes 5" in too_few
+    assert "a batch of 4 items; the placement has 5" in too_few
 
 
 def alike(gap, moment):
@@ -111,66 +103,6 @@ def test_a_method_trains_on_several_devices_as_on_one(found):
 @pytest.mark.slow
 def test_a_solved_head_trains_on_several_devices_as_on_one(tmp_path):
     alike(*printed(tmp_path, "solved-head")["solved-head"])
-
-
-def sampler(part=None):
-    return CampaignSampler(
-        DATA, np.arange(8), seed=0, campaigns_per_step=5, batch_size=16, part=part
-    )
-
-
-def in_table(batch):
-    """Support and query with ids that point into the whole table."""
-    rows, *sides = shared(batch)
-    table_row = np.append(rows, DATA.num_rows)
-    return [side._replace(ids=jax.tree.map(table_row.__getitem__, side.ids)) for side in sides]
-
-
-def test_parts_of_a_step_are_joined_to_the_step_whatever_they_are():
-    whole = sampler()(7)
-    parts = [sampler(part)(7) for part in (range(2), range(2, 5))]
-    # V of the second part is another one, as where its campaigns touch more rows.
-    pad, size = parts[1].own_rows.shape[1], parts[1].own_rows.shape[1] + 512
-    moved = [
-        side._replace(ids=jax.tree.map(lambda ids: np.where(ids == pad, size, ids), side.ids))
-        for side in parts[1][1:3]
-    ]
-    own = np.pad(parts[1].own_rows, ((0, 0), (0, 512)), constant_values=len(parts[1].rows))
-    parts[1] = CampaignBatch(parts[1].rows, *moved, own)
-    each = [(part.rows, part.own_rows.shape[1]) for part in parts]
-    joined = [as_part(part, each, DATA.num_rows) for part in parts]
-    np.testing.assert_array_equal(joined[0].rows, joined[1].rows)
-    touched = joined[0].rows[joined[0].rows < DATA.num_rows]
-    np.testing.assert_array_equal(touched, whole.rows[whole.rows < DATA.num_rows])
-    for side, *both in zip(in_table(whole), *map(in_table, joined), strict=True):
-        of_parts = [member for part in both for member in unstacked(part)]
-        jax.tree.map(np.testing.assert_array_equal, unstacked(side), of_parts)
-
-
-def test_a_process_takes_the_campaigns_of_its_devices():
-    assert Placement(device_mesh(), 5, DATA.num_rows).own_items() == range(5)
-
-
-def test_campaigns_of_devices_that_do_not_follow_each_other_are_refused(monkeypatch):
-    """A process would take campaigns of others' devices too."""
-
-    class Scattered:
-        def addressable_devices_indices_map(self, shape):
-            return {"one": (slice(0, 1),), "two": (slice(2, 3),)}
-
-    monkeypatch.setattr(Placement, "sharding", lambda self, spec: Scattered())
-    with pytest.raises(InputError, match="do not follow each other in it; make it with training"):
-        Placement(device_mesh(), 4, DATA.num_rows).own_items()
-
-
-def test_a_mesh_has_the_devices_of_a_process_side_by_side(monkeypatch):
-    places = [(0, 0), (1, 1), (0, 2), (1, 3)]
-    found = [SimpleNamespace(process_index=process, id=own) for process, own in places]
-    monkeypatch.setattr(jax, "devices", lambda: found)
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
-    made = device_mesh(campaign=2, row=2)
-    assert [[own.id for own in row] for row in made] == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])
@@ -190,11 +122,14 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused(monkeypatch):
             device_mesh(row=size)
 
 
-def test_a_table_that_does_not_fit_is_refused(monkeypatch):
-    place = Placement(device_mesh(), 1, 1000)
-    assert place.table_bytes(8) == 1000 * (3 * 8 + 1) * 4
-    place.check_memory(8)  # a CPU says nothing of its memory
-    monkeypatch.setattr(sharding, "_memory", lambda device: 40_000)
-    place.check_memory(3)
+def test_a_table_that_does_not_fit_is_refused():
+    """A process knows the memory of its own devices alone."""
+    memory = {"bytes_limit": 40_000}
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: memory)
+    mesh = SimpleNamespace(local_devices=[device], shape={"campaign": 1, "row": 1})
+    place = Placement(mesh, 1, 1000)
+    place.check_memory(3)  # (3 * 3 + 1) numbers a row
     with pytest.raises(InputError, match=r"a table of 1,000 rows takes 0.0001 GB.*as with row=3"):
         place.check_memory(8)
+    memory.clear()
+    place.check_memory(8)  # a CPU says nothing of its memory

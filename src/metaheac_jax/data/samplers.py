@@ -48,7 +48,6 @@ class CampaignSampler:
         batch_size: int = 512,
         disjoint: bool = True,
         value_dropout: float = 0.0,
-        part: range | None = None,
     ) -> None:
         """Args:
         dataset: examples come from its stage 1.
@@ -59,8 +58,6 @@ class CampaignSampler:
         disjoint: whether support and query share no example (the paper) or are drawn independently
           (the authors' program).
         value_dropout: probability that a value of a user is left out.
-        part: which of a step's campaigns this process reads, by position, if other processes read
-          the others; None for all.
 
         Raises:
           InputError: as `check_campaigns`.
@@ -68,7 +65,6 @@ class CampaignSampler:
         check_campaigns(dataset, campaigns)
         self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
         self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
-        self._part = range(campaigns_per_step) if part is None else part
         self._value_dropout = value_dropout
         weight = dataset.stage1.counts[self._campaigns].astype(float)
         self._weight = weight / weight.sum()
@@ -106,8 +102,6 @@ class CampaignSampler:
             else:
                 size = min(n, self._batch_size)
                 drawn = tuple(rng.choice(n, size, replace=False) for _ in range(2))
-            if place not in self._part:
-                continue
             for number, (side, positions) in enumerate(zip(sides, drawn, strict=True)):
                 batch = gather(self._dataset, offsets[c] + positions, fields, self._batch_size)
                 users, of_set = batch.ids.user, 2 * place + number
@@ -135,12 +129,8 @@ class ExampleSampler:
         seed: int,
         batch_size: int,
         value_dropout: float = 0.0,
-        part: Callable[[int], range] = range,
     ) -> None:
-        """Args: as `CampaignSampler`; B examples are drawn without replacement within a step.
-
-        ``part`` maps B to the examples that this process reads, by position.
-        """
+        """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
         check_campaigns(dataset, campaigns)
         self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
         self._campaigns = np.sort(campaigns)
@@ -148,8 +138,6 @@ class ExampleSampler:
         counts = dataset.stage1.counts[self._campaigns]
         self._before = np.concatenate([[0], np.cumsum(counts)])
         self.batch_size = min(batch_size, int(self._before[-1]))
-        own = part(self.batch_size)
-        self._part = slice(own.start, own.stop)
         self._index = dataset.layout.row_index(dataset.num_rows)
         self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
 
@@ -167,7 +155,7 @@ class ExampleSampler:
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Stage-1 positions of the examples of one step, and the campaign of each."""
         rng = generator(self._seed, step)
-        drawn = rng.choice(int(self._before[-1]), self.batch_size, replace=False)[self._part]
+        drawn = rng.choice(int(self._before[-1]), self.batch_size, replace=False)
         place = np.searchsorted(self._before, drawn, side="right") - 1
         campaign = self._campaigns[place]
         return self._dataset.stage1.offsets[campaign] + drawn - self._before[place], campaign
@@ -178,7 +166,7 @@ class ExampleSampler:
         fields = self._dataset.campaign_rows[campaign]
         batch = gather(self._dataset, examples, fields, len(examples))
         shape = self.batch_size, self._dataset.user_rows.shape[1]
-        missing = left_out(shape, self._value_dropout, self._seed, step, 0)[self._part]
+        missing = left_out(shape, self._value_dropout, self._seed, step, 0)
         batch.ids.user[missing] = self._dataset.num_rows
         return batch, campaign, self._index.distinct(batch.ids)
 
@@ -200,7 +188,7 @@ def _padded_size(probed: int) -> Callable[[int], int]:
     """A function from a number of rows to its padded size, so that most steps share one shape.
 
     ``probed`` is the largest number in a few steps drawn in advance. A later step that touches more
-    rows may get a larger shape. Both depend only on (seed, step) and the part that is read.
+    rows may get a larger shape. Both depend only on (seed, step).
     """
     usual = -(-int(1.1 * probed) // _QUANTUM) * _QUANTUM
     return lambda n: usual if n <= usual else -(-n // (4 * _QUANTUM)) * 4 * _QUANTUM

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, cast
 
 import jax
@@ -58,15 +56,11 @@ def plain_sampler(run: Run, config: GradientConfig) -> ExampleSampler:
         seed=run.seed,
         batch_size=2 * config.batch_size * config.campaigns_per_step,
         value_dropout=config.value_dropout,
-        part=lambda size: _placement(run, size).own_items(),
     )
 
 
 def campaign_sampler(run: Run, config: GradientConfig, *, disjoint: bool = True) -> CampaignSampler:
-    """Samples support and query sets of a few campaigns per step.
-
-    On a mesh, it samples only those of the campaigns that this process takes.
-    """
+    """Samples support and query sets of a few campaigns per step."""
     return CampaignSampler(
         run.dataset,
         run.campaigns,
@@ -75,7 +69,6 @@ def campaign_sampler(run: Run, config: GradientConfig, *, disjoint: bool = True)
         batch_size=config.batch_size,
         disjoint=disjoint,
         value_dropout=config.value_dropout,
-        part=_placement(run, config.campaigns_per_step).own_items(),
     )
 
 
@@ -152,7 +145,6 @@ def train_rows(
         gradient,
         optax.adamw(config.outer_learning_rate, weight_decay=config.weight_decay),
         table_optimizer,
-        checked=True,
         placement=placement,
         reduction=reduction,
     )
@@ -188,20 +180,10 @@ def train_rows(
         early_stop=early_stop,
     )
     if judge is not None:
-        judge_start = run.start is not None
-        hooks.append(Judging(training, lambda now: judge(current(now)), judge_start=judge_start))
-    with (
-        nullcontext()
-        if run.directory is None
-        else Checkpoints(run.directory, placement) as checkpoints
-    ):
-        if checkpoints is not None:
-            # The clocks of several processes differ.
-            options: Any = {"every": 100, "seconds": math.inf}
-            options = options if placement.several_processes else {}
-            hooks.append(Saving(training, checkpoints, **options))
-        hooks += [*run.hooks, to_progress(run.progress)]
-        state, judgements = train(training, hooks)
+        hooks.append(Judging(training, lambda now: judge(current(now))))
+    if run.directory is not None:
+        hooks.append(Saving(training, Checkpoints(run.directory, placement)))
+    state, judgements = train(training, [*hooks, *run.hooks, to_progress(run.progress)])
     state = placement.fetch(state._replace(table=table_optimizer.flush(state.table)))
     optimizer_state = {
         "network": to_state_dict(state.opt_state),

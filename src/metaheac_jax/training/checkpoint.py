@@ -8,16 +8,13 @@ in the middle of its own threads, so the digests are compared before it reads.
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked
 from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.sealed import read_sealed, seal
 from metaheac_jax.training.sharding import Placement
@@ -29,7 +26,7 @@ _SHOWN = 160  # characters of another library's error message
 
 
 class Checkpoints:
-    """The last two checkpoints of a run in a directory, which is locked; use as a context manager.
+    """The last two checkpoints of a run in a directory, whose lock the caller has.
 
     A checkpoint appears complete or not at all. All processes of a job call the same methods: each
     writes and reads what its devices hold, and the first one verifies, and writes the digests.
@@ -40,31 +37,14 @@ class Checkpoints:
         directory: created if it does not exist; the same in all processes, which must see the same
           files.
         placement: where the arrays of states live; a checkpoint can be restored to another place.
-
-        Raises:
-          Busy: another process has locked the directory.
         """
         self.directory = Path(directory).resolve()
         self._unpadded = (lambda tree: tree) if placement is None else placement.unpadded
-        with ExitStack() as stack:
-            if is_first():
-                stack.enter_context(locked(self.directory))
-                self.directory.mkdir(exist_ok=True)
-                for step in self._folders():
-                    if not (self.directory / str(step) / MANIFEST).exists():  # killed while saving
-                        shutil.rmtree(self.directory / str(step))
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+        if is_first():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for step in self._folders():
+                if not (self.directory / str(step) / MANIFEST).exists():  # killed while saving
+                    shutil.rmtree(self.directory / str(step))
 
     @property
     def latest(self) -> int | None:

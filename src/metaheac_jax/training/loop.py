@@ -24,6 +24,7 @@ import numpy as np
 
 from metaheac_jax.backend import drawing_threads, in_threads
 from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.processes import from_first
 from metaheac_jax.progress import Progress
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.step import RowStep
@@ -65,7 +66,7 @@ class Training:
     """What is trained and how, and how far it is.
 
     Attributes:
-      step: from `step.build_row_step`; a checked one also refuses a state that is not finite.
+      step: from `step.build_row_step`.
       state: the state; the next step consumes it.
       draw: ``draw(step) -> (rows, *batches)``, a thread-safe sampler.
       num_steps: total number of steps; with ``early_stop``, the maximum.
@@ -77,6 +78,7 @@ class Training:
       resumed: whether it goes on from a checkpoint.
       best: the state with the highest held-out AUC; None without early stopping.
       judgements: (E, 3) float32 step, AUC and loss of each judgement.
+      first: ``done`` at the start.
     """
 
     step: RowStep
@@ -90,9 +92,10 @@ class Training:
     resumed: bool = False
     best: Any = field(default=None, init=False)
     judgements: np.ndarray = field(init=False)
+    first: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.judgements, self._first = np.empty((0, 3), np.float32), self.done
+        self.judgements, self.first = np.empty((0, 3), np.float32), self.done
         if self.early_stop is not None:  # a step consumes the state, but not its copy
             self.best = jax.tree.map(jnp.copy, self.state)
 
@@ -119,7 +122,7 @@ class Training:
         if self.early_stop is None:
             return self.num_steps
         every = self.early_stop.every
-        last = int(self.judgements[-1, 0]) if len(self.judgements) else self._first + every
+        last = int(self.judgements[-1, 0]) if len(self.judgements) else self.first + every
         patience = max(self.early_stop.patience * every, self.early_stop.patience_steps)
         return min(self.num_steps, last - self.without_gain[1] + -(-patience // every) * every)
 
@@ -135,7 +138,7 @@ def train(training: Training, hooks: Sequence[Hook] = ()) -> tuple[Any, np.ndarr
       The state, or the best one if there is early stopping, and the judgements (E, 3).
 
     Raises:
-      Diverged: a loss is not finite or, of a checked step, a gradient, a parameter or a moment.
+      Diverged: a loss, a gradient, a parameter or a moment is not finite.
     """
 
     def send(**values: Any) -> None:
@@ -174,8 +177,8 @@ def _mean_loss(training: Training, infos: Sequence[Any]) -> float:
       Diverged: a step is not finite; the message names the step and the array.
     """
     losses = np.asarray(jnp.stack([info.loss for info in infos]))
-    taken = [getattr(info, "taken", jnp.isfinite(info.loss)) for info in infos]
-    for place in np.flatnonzero(~np.asarray(jnp.stack(taken)))[:1].tolist():
+    taken = np.asarray(jnp.stack([info.taken for info in infos]))
+    for place in np.flatnonzero(~taken)[:1].tolist():
         info, number = infos[place], training.done - len(infos) + place + 1
         array = f"loss is {info.loss}"
         if np.isfinite(info.loss):
@@ -188,22 +191,19 @@ def _mean_loss(training: Training, infos: Sequence[Any]) -> float:
 class Judging:
     """A hook that judges the state on held-out campaigns, keeps the best and ends training."""
 
-    def __init__(
-        self, training: Training, judge: Callable[[Any], Quality], *, judge_start: bool = False
-    ) -> None:
+    def __init__(self, training: Training, judge: Callable[[Any], Quality]) -> None:
         """Args:
         training: has an `EarlyStop`.
-        judge: judges a state.
-        judge_start: whether to judge the initial state, which may be the best if it is trained.
+        judge: judges a state; also the initial one if it has taken steps, as it may be the best.
         """
-        self._training, self._judge, self._judge_start = training, judge, judge_start
+        self._training, self._judge = training, judge
 
     def __call__(self, record: Record) -> None:
         """Judges the state if it is time."""
         training, stop = self._training, self._training.early_stop
         assert stop is not None
         last, aucs = training.done == training.num_steps, training.judgements[:, 1]
-        start = "resumed" in record and self._judge_start and not len(aucs)
+        start = "resumed" in record and training.first > 0 and not len(aucs)
         if not start and ("loss" not in record or not (last or training.done % stop.every == 0)):
             return
         quality = self._judge(training.state)
@@ -221,24 +221,18 @@ class Saving:
     """
 
     def __init__(
-        self,
-        training: Training,
-        checkpoints: Checkpoints,
-        *,
-        every: int = 500,
-        seconds: float = 60.0,
+        self, training: Training, checkpoints: Checkpoints, *, seconds: float = 60.0
     ) -> None:
         """Args:
         training: goes on from the newest checkpoint, if there is one.
         checkpoints: where to save; the last checkpoint is of the last step.
-        every, seconds: number of steps, and of seconds, between checkpoints, which are saved at the
-          next record of the loss.
+        seconds: time between checkpoints, which are saved at the next record of the loss.
 
         Raises:
           InputError: the checkpoint is of a later step or another state.
         """
         self._training, self._checkpoints = training, checkpoints
-        self._every, self._seconds, self._saved = every, seconds, time.perf_counter()
+        self._seconds, self._saved = seconds, time.perf_counter()
         if checkpoints.latest is None:
             return
         arrays, notes = checkpoints.restore(self._arrays())
@@ -258,9 +252,11 @@ class Saving:
         Raises:
           OSError: a checkpoint cannot be saved.
         """
+        if "loss" not in record:
+            return
         training, now = self._training, time.perf_counter()
-        due = training.done % self._every == 0 or now - self._saved >= self._seconds
-        if "loss" in record and (due or training.stopped):
+        due = from_first(now - self._saved >= self._seconds)  # the clocks of processes differ
+        if due or training.stopped:
             notes = {"judgements": training.judgements.tolist()}
             self._checkpoints.save(training.done, self._arrays(), notes)
             self._saved = now

@@ -22,7 +22,6 @@ import optax
 from jax import Array
 
 from metaheac_jax.backend import campaigns_at_once
-from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
 from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput, Masked
 
 T = TypeVar("T")
@@ -70,8 +69,7 @@ class MetaStep(NamedTuple):
 
     Attributes:
       init: ``init(params) -> state``, or ``init(params, model_state)`` if ``has_state``.
-      step: ``step(state, support, query) -> (state, info)``, jitted; it consumes the state. Like
-        any jitted function it also has ``lower``, ``trace`` and ``eval_shape``.
+      step: ``step(state, support, query) -> (state, info)``, jitted; it consumes the state.
     """
 
     init: Callable[..., MetaState]
@@ -312,12 +310,12 @@ def build_meta_step(
     >>> state, info = step(state, support, query)  # leaves (C, ...); consumes `state`
 
     Raises:
-      ValueError: as `build_meta_gradient`; or, at a step, an earlier step consumed the state.
+      ValueError: as `build_meta_gradient`.
     """
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:
-        return placed_together(copied(MetaState(params, optimizer.init(params), model_state)))
+        return owned(MetaState(params, optimizer.init(params), model_state))
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)
@@ -326,4 +324,14 @@ def build_meta_step(
         params = optax.apply_updates(state.params, updates)
         return MetaState(params, opt_state, info.model_state), info._replace(model_state=None)
 
-    return MetaStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
+    return MetaStep(init, jax.jit(step, donate_argnums=0))
+
+
+@jax.jit
+def owned(state: T) -> T:
+    """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
+
+    The copies are in one place, such as all devices of a mesh, and have no weak types, as what a
+    step returns. So the step is compiled once.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)

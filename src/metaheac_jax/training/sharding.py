@@ -14,19 +14,18 @@ What the devices exchange in a step:
 
 The result is the same as on one device, up to the order of sums.
 
->>> general = method.fit(data, mesh=device_mesh(campaign=4, row=2))
+>>> general = fit(data, mesh=device_mesh(campaign=4, row=2))
 
-Axes: I items of a step, R rows of the table, U rows that a step touches, V that one of its
-campaigns touches, k embedding width.
+Axes: I items of a step, R rows of the table, U rows that a step touches, k embedding width.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +34,17 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from metaheac_jax.data.batches import Batch, CampaignBatch, ExampleBatch
+from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.processes import from_each
 from metaheac_jax.table.adam import TableState
 from metaheac_jax.table.rows import row_major
 
 Tree = TypeVar("Tree")
-Items = CampaignBatch | ExampleBatch
 
 ROW = "row"
 AXES = ("campaign", ROW)
 EVERYWHERE, BY_ROW, BY_ITEM = Spec(), Spec(ROW), Spec(AXES)
-_OF_TABLE: tuple[Any, ...] = (BY_ROW, BY_ROW, EVERYWHERE)
-TABLE = TableState(*_OF_TABLE)  # how the arrays of a table are divided
+TABLE = cast(Any, TableState)(BY_ROW, BY_ROW, EVERYWHERE)  # how the arrays of a table are divided
 _BLOCK = 1 << 16  # rows sent at a time when a state is fetched
 
 
@@ -88,9 +84,7 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
             f"({jax.default_backend()}); choose numbers with a product of "
             f"{'exactly' if several else 'at most'} {count}"
         )
-    # Sorted by process, so that each process takes consecutive campaigns.
-    devices = sorted(jax.devices()[:size], key=lambda device: (device.process_index, device.id))
-    return mesh_of(np.array(devices).reshape(campaign, row))
+    return mesh_of(np.array(jax.devices()[:size]).reshape(campaign, row))
 
 
 def one_device() -> Mesh:
@@ -101,11 +95,6 @@ def one_device() -> Mesh:
 def mesh_of(devices: np.ndarray) -> Mesh:
     """A mesh of (campaign, row) devices."""
     return Mesh(devices, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
-
-
-def _memory(device: jax.Device) -> int | None:
-    """Bytes that programs may use; None where that is not known, as on a CPU."""
-    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 @dataclass(frozen=True)
@@ -136,18 +125,14 @@ class Placement:
     def of_table(self) -> TableState:
         """Where the arrays of a table live, and on a TPU in which layout."""
         by_row, everywhere = self.sharding(BY_ROW), self.sharding(EVERYWHERE)
-        places: tuple[Any, ...] = row_major(by_row), by_row, everywhere
-        return TableState(*places)
-
-    def table_bytes(self, width: int) -> int:
-        """What a table of this width takes on each device, with its moments."""
-        tpu = self.mesh.devices.flat[0].platform == "tpu"
-        columns = -(-3 * width // 128) * 128 if tpu else 3 * width
-        return self.padded_rows // self.mesh.shape[ROW] * 4 * (columns + 1)
+        return cast(Any, TableState)(row_major(by_row), by_row, everywhere)
 
     def check_memory(self, width: int) -> None:
         """Refuses with an `InputError` a table that does not fit into the devices' memory."""
-        needed, memory = self.table_bytes(width), _memory(self.mesh.devices.flat[0])
+        device = self.mesh.local_devices[0]  # of another process's device nothing is known
+        columns = -(-3 * width // 128) * 128 if device.platform == "tpu" else 3 * width
+        needed = self.padded_rows // self.mesh.shape[ROW] * 4 * (columns + 1)
+        memory = (device.memory_stats() or {}).get("bytes_limit")  # not known on a CPU
         if memory is not None and needed > memory:
             pieces = self.mesh.shape[ROW] * -(-needed // memory)
             raise InputError(
@@ -156,43 +141,11 @@ class Placement:
                 f"over more devices, as with row={pieces}, or take a smaller width"
             )
 
-    @functools.cached_property
-    def several_processes(self) -> bool:
-        """Whether the devices belong to more than one process."""
-        return not self.sharding(EVERYWHERE).is_fully_addressable
-
-    @property
-    def _items_per_device(self) -> int:
-        return -(-self.num_items // self.mesh.size)
-
-    def own_items(self) -> range:
-        """Which of a step's I items the devices of this process take.
-
-        Raises:
-          InputError: they take none, or they do not follow each other in the mesh.
-        """
-        each, size = self._items_per_device, self.mesh.size
-        places = self.sharding(BY_ITEM).addressable_devices_indices_map((each * size,))
-        starts = sorted(index[0].start or 0 for index in places.values() if index is not None)
-        if starts != [*range(starts[0], starts[0] + each * len(starts), each)]:
-            raise InputError(
-                "mesh: the devices of a process do not follow each other in it; make it with "
-                "training.sharding.device_mesh"
-            )
-        own = range(starts[0], min(starts[-1] + each, self.num_items))
-        if not own:
-            raise InputError(
-                f"mesh: the {self.num_items} campaigns of a step are too few for {size} devices"
-                f" in {jax.process_count()} processes; take more campaigns, or fewer processes"
-            )
-        return own
-
     def place_batch(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         """Puts the rows on every device, and each item on one.
 
-        One device takes any batch as it is; several take the arrays of a `CampaignBatch` or an
-        `ExampleBatch`. A device that no item is left for gets padding only. With several processes,
-        each passes its `own_items`, and the processes exchange which rows these touch.
+        Each process passes the whole batch of the step. One device takes it as it is. A device that
+        no item is left for gets padding only.
 
         Raises:
           ValueError: the batch has another number of items; or some places are left empty, and the
@@ -200,36 +153,31 @@ class Placement:
         """
         if self.mesh.size == 1:
             return batch
-        batch = (CampaignBatch if len(batch) == len(CampaignBatch._fields) else ExampleBatch)(
-            *batch
-        )
-        count, own = len(jax.tree.leaves(batch[1:])[0]), self.own_items()
-        if count != len(own):
+        rows, *parts = batch
+        count = len(jax.tree.leaves(parts)[0])
+        if count != self.num_items:
+            raise ValueError(f"a batch of {count} items; the placement has {self.num_items}")
+        places = -(-count // self.mesh.size) * self.mesh.size
+        sides = [part for part in parts if not isinstance(part, np.ndarray)]
+        if places > count and not all(isinstance(side, Batch) for side in sides):
             raise ValueError(
-                f"a batch of {count} items, where this process takes {len(own)} of the placement's "
-                f"{self.num_items}"
-            )
-        if self.several_processes:
-            batch = as_part(batch, from_each((batch.rows, _num_own(batch))), self.num_rows)
-        by_item = self.sharding(BY_ITEM)
-        num_places = self._items_per_device * len(by_item.addressable_devices)
-        number, last = np.arange(num_places), count - 1
-        sides = [part for part in batch[1:] if not isinstance(part, np.ndarray)]
-        if num_places > count and not all(isinstance(side, Batch) for side in sides):
-            raise ValueError(
-                f"{count} campaigns on {num_places} places: only a batch with weights can be "
+                f"{count} campaigns on {places} places: only a batch with weights can be "
                 "padded; take as many campaigns as places, or a multiple"
             )
-        put = jax.make_array_from_process_local_data
+        number = np.arange(places)
+
+        def put(spec: Spec, leaf: np.ndarray) -> Array:
+            place = self.sharding(spec)
+            return jax.make_array_from_callback(leaf.shape, place, leaf.__getitem__)
 
         def spread(part: Any) -> Any:
-            part = jax.tree.map(lambda leaf: leaf[np.minimum(number, last)], part)
+            part = jax.tree.map(lambda leaf: leaf[np.minimum(number, count - 1)], part)
             if isinstance(part, Batch):
-                used = (number <= last).reshape(-1, *[1] * (part.weight.ndim - 1))
+                used = (number < count).reshape(-1, *[1] * (part.weight.ndim - 1))
                 part = part._replace(weight=part.weight * used)
-            return jax.tree.map(functools.partial(put, by_item), part)
+            return jax.tree.map(functools.partial(put, BY_ITEM), part)
 
-        return batch._make([put(self.sharding(EVERYWHERE), batch[0]), *map(spread, batch[1:])])
+        return put(EVERYWHERE, rows), *map(spread, parts)
 
     def map(self, function: Callable[[NamedSharding, Any], Any], tree: Tree) -> Tree:
         """Maps ``function(sharding, leaf)`` over the leaves of a tree of states."""
@@ -239,7 +187,7 @@ class Placement:
 
         def apply(part: Any) -> Any:
             if isinstance(part, TableState):
-                return TableState(*map(by, _OF_TABLE, part))
+                return TableState(*map(by, TABLE, part))
             return by(EVERYWHERE, part)
 
         return jax.tree.map(apply, tree, is_leaf=lambda part: isinstance(part, TableState))
@@ -279,41 +227,6 @@ class Placement:
             return jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype)
 
         return self.map(show, tree)
-
-
-def _num_own(batch: Items) -> int:
-    """V, the number of rows to which those of a campaign are padded; 0 for plain examples."""
-    return batch.own_rows.shape[1] if isinstance(batch, CampaignBatch) else 0
-
-
-def as_part(batch: Items, each: Sequence[tuple[np.ndarray, int]], num_rows: int) -> Items:
-    """Converts the batch of some items to its part of the batch of the whole step.
-
-    Args:
-      batch: the batch of these items.
-      each: ``rows`` and V of every part of the step.
-      num_rows: R.
-    """
-    parts, sizes = zip(*each, strict=True)
-    touched = np.unique(np.concatenate(parts))
-    touched = touched[touched < num_rows]
-    # Few shapes need few compilations.
-    quantum = max(512, 1 << max(0, len(touched).bit_length() - 3))
-    size = -(-len(touched) // quantum) * quantum
-    rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
-    position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
-    position = np.append(position, size).astype(np.int32)
-    if isinstance(batch, ExampleBatch):
-        ids = jax.tree.map(position.__getitem__, batch.examples.ids)
-        return ExampleBatch(rows, batch.examples._replace(ids=ids))
-    before, after = _num_own(batch), max(sizes)
-    own = np.pad(position[batch.own_rows], ((0, 0), (0, after - before)), constant_values=size)
-
-    def moved(side: Batch) -> Batch:
-        padded = lambda ids: np.where(ids == before, np.int32(after), ids)  # noqa: E731
-        return side._replace(ids=jax.tree.map(padded, side.ids))
-
-    return CampaignBatch(rows, moved(batch.support), moved(batch.query), own)
 
 
 def held(rows: Array, num_held: int) -> Array:

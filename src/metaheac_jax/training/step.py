@@ -15,8 +15,8 @@ from jax import Array
 
 from metaheac_jax.backend import platform
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
 from metaheac_jax.training.losses import Reduction
+from metaheac_jax.training.meta import owned
 from metaheac_jax.training.sharding import (
     AXES,
     BY_ITEM,
@@ -60,23 +60,21 @@ class RowStep(NamedTuple):
 
     Attributes:
       init: ``init(network, table) -> state`` from copies of the network and the table (R, k).
-      step: ``step(state, rows, *batches) -> (state, info)``; it consumes the state, whose memory it
-        reuses. ``rows`` are (U,) distinct table rows that the step touches, R for padding; the
-        batches are as the gradient takes them.
+      step: ``step(state, rows, *batches) -> (state, info)``, jitted; it consumes the state, whose
+        memory it reuses. ``rows`` are (U,) distinct table rows that the step touches, R for
+        padding; the batches are as the gradient takes them, and info is a `RowInfo`.
     """
 
     init: Callable[[Any, Array], RowState]
-    step: Callable[..., tuple[RowState, Any]]
+    step: Any
 
 
-class CheckedInfo(NamedTuple):
-    """Info of a checked step, which is taken only if all of ``finite`` is true.
-
-    It replaces the gradient's info, of which it has the loss only.
+class RowInfo(NamedTuple):
+    """What a step reports; it is taken only if all of ``finite`` is true.
 
     Attributes:
       loss: ().
-      taken: () bool.
+      taken: () bool; the state of a step that is not taken is that before it.
       finite: () bool for each array: the loss, the gradient, and the arrays of the next state. An
         array of the optimiser's state that was not finite before the step counts as finite.
     """
@@ -87,7 +85,7 @@ class CheckedInfo(NamedTuple):
 
 
 class PlainInfo(NamedTuple):
-    """Info of a step of plain training: the loss of the batch, ()."""
+    """Info of a gradient of plain training: the loss of the batch, ()."""
 
     loss: Array
 
@@ -111,7 +109,6 @@ def build_row_step(
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
     *,
-    checked: bool = False,
     placement: Placement | None = None,
     reduction: Reduction = "mean",
 ) -> RowStep:
@@ -123,7 +120,6 @@ def build_row_step(
         is a weighted mean that divides 0 by 0.
       optimizer: the network's optimiser; it receives the loss as ``value``.
       table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
-      checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
       placement: where the arrays live. ``init`` then also takes a table of
         `Placement.padded_rows`, and ``step`` takes what `Placement.place_batch` returns. None
         leaves the places to jax, as within another jitted function.
@@ -131,21 +127,18 @@ def build_row_step(
 
     Raises:
       InputError: at ``init`` with a placement, if the table does not fit into its devices.
-      ValueError: at a step, if an earlier step consumed the state.
     """
-    if placement is None:
 
-        def init(network: Any, table: Array) -> RowState:
-            own = copied((network, optimizer.init(network)))
-            return placed_together(RowState(*own, table_optimizer.init(jnp.asarray(table))))
-
-        step = _row_step(gradient, optimizer, table_optimizer, checked, lambda finite: finite)
-        return RowStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
+    def begin(network: Any, table: Array) -> RowState:
+        network, opt_state = owned((network, optimizer.init(network)))
+        return RowState(network, opt_state, table_optimizer.init(table))
 
     agreed: Callable[[Array], Array] = lambda finite: finite  # noqa: E731
-    if placement.mesh.size > 1:  # else there is nothing to exchange
+    if placement is not None and placement.mesh.size > 1:  # else there is nothing to exchange
         gradient, agreed = _summed(gradient, placement, reduction), _finite_on_all_rows
-    row = _row_step(gradient, optimizer, table_optimizer, checked, agreed)
+    row = _row_step(gradient, optimizer, table_optimizer, agreed)
+    if placement is None:
+        return RowStep(jax.jit(begin), jax.jit(row, donate_argnums=0))
 
     def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
         rows = jnp.where(rows < placement.num_rows, rows, -1)
@@ -163,62 +156,38 @@ def build_row_step(
 
     everywhere = placement.sharding(EVERYWHERE)
     places = RowState(everywhere, everywhere, placement.of_table)
-    jitted = refusing_consumed(
-        jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
-    )
 
-    def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # On CPUs, messages of two concurrent computations may arrive in another order.
-        return jax.block_until_ready(jitted(state, rows, *batches))
+    def begin_padded(network: Any, table: Array) -> RowState:
+        return begin(network, jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0))))
 
-    wait = placement.several_processes and platform() == "cpu"
-    start = _init_on_mesh(optimizer, table_optimizer, placement, places)
-    return RowStep(start, waiting if wait else jitted)
-
-
-def _init_on_mesh(
-    optimizer: optax.GradientTransformation,
-    table_optimizer: TableOptimizer,
-    placement: Placement,
-    places: RowState,
-) -> Callable[[Any, Array], RowState]:
-    """Builds ``init`` of `RowStep`; it consumes a table that has its place."""
-
-    def state(network: Any, table: Array) -> RowState:
-        table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
-        own = copied((network, optimizer.init(network)))
-        return RowState(*own, table_optimizer.init(table))
-
-    jitted = jax.jit(state, out_shardings=places)
+    begin_on_mesh = jax.jit(begin_padded, out_shardings=places)
 
     def init(network: Any, table: Array) -> RowState:
         placement.check_memory(table.shape[1])
-        made = jitted(network, table)
+        made = begin_on_mesh(network, table)
         if getattr(table, "sharding", None) == placement.sharding(BY_ROW):
-            table.delete()
+            table.delete()  # it is as large as a device may hold
         return made
 
-    return init
+    step = jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
+
+    def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        # On CPUs, messages of two concurrent computations may arrive in another order.
+        return jax.block_until_ready(step(state, rows, *batches))
+
+    return RowStep(init, waiting if jax.process_count() > 1 and platform() == "cpu" else step)
 
 
 def _summed(gradient: Gradient[...], placement: Placement, reduction: Reduction) -> Gradient[...]:
     """The gradient over all items, by all rows; the given one is over a device's own items."""
-    num_items = placement.num_items
 
-    def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
+    def of_all(params: Any, *batches: Any) -> tuple[Any, PlainInfo]:
         table = jax.lax.psum(params["table"], ROW)
         grads, info = gradient({"network": params["network"], "table": table}, *batches)
         num_own = len(jax.tree.leaves(batches)[0])
-        scale = num_own / num_items if reduction == "mean" else 1.0
-
-        def total(leaf: Array) -> Array:
-            return jax.lax.psum(leaf, AXES) * scale
-
-        def every(leaf: Array) -> Array:
-            return jax.lax.all_gather(leaf, AXES, tiled=True)[:num_items]
-
-        info = jax.tree.map(lambda leaf: every(leaf) if leaf.ndim else total(leaf), info)
-        return jax.tree.map(total, grads), info
+        scale = num_own / placement.num_items if reduction == "mean" else 1.0
+        total = lambda leaf: jax.lax.psum(leaf, AXES) * scale  # noqa: E731
+        return jax.tree.map(total, grads), PlainInfo(total(info.loss))
 
     return of_all
 
@@ -232,15 +201,14 @@ def _row_step(
     gradient: Gradient[...],
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
-    checked: bool,
     agreed: Callable[[Array], Array],
-) -> Callable[Concatenate[RowState, Any, ...], tuple[RowState, Any]]:
+) -> Callable[Concatenate[RowState, Any, ...], tuple[RowState, RowInfo]]:
     """The step of `build_row_step` before it is jitted.
 
     ``agreed`` maps whether an array is finite on this device to whether it is on all devices.
     """
 
-    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, RowInfo]:
         local = table_optimizer.gather(state.table, rows)
         grads, info = gradient({"network": state.network, "table": local.values}, *batches)
         with jax.named_scope("adam"):  # for profilers
@@ -250,30 +218,25 @@ def _row_step(
             )
             network = optax.apply_updates(state.network, updates)
         moved = table_optimizer.move(local, grads["table"], state.table.count)
-        if checked:
-            made = {"network": network, "opt_state": opt_state, "table": moved}
-            finite = leaves_finite({"loss": info.loss, "gradient": grads, **made})
-            # Some optimisers begin with a best value of infinity.
-            before = leaves_finite(state.opt_state)
-            finite["opt_state"] = jax.tree.map(
-                lambda new, old: new | ~old, finite["opt_state"], before
-            )
-            finite = jax.tree.map(agreed, finite)
-            info = CheckedInfo(info.loss, jnp.stack(jax.tree.leaves(finite)).all(), finite)
-            keep = lambda new, old: jnp.where(info.taken, new, old)  # noqa: E731
-            network, opt_state = jax.tree.map(
-                keep, (network, opt_state), (state.network, state.opt_state)
-            )
-            rows = keep(rows, len(state.table.last))  # past the end, so the scatter drops them
-            table = table_optimizer.scatter(state.table, rows, local, moved)
-            table = table._replace(count=keep(table.count, state.table.count))
-        else:
-            table = table_optimizer.scatter(state.table, rows, local, moved)
-        return RowState(network, opt_state, table), info
+        made = {"network": network, "opt_state": opt_state, "table": moved}
+        finite = _leaves_finite({"loss": info.loss, "gradient": grads, **made})
+        # Some optimisers begin with a best value of infinity.
+        before = _leaves_finite(state.opt_state)
+        finite["opt_state"] = jax.tree.map(lambda new, old: new | ~old, finite["opt_state"], before)
+        finite = jax.tree.map(agreed, finite)
+        taken = jnp.stack(jax.tree.leaves(finite)).all()
+        keep = lambda new, old: jnp.where(taken, new, old)  # noqa: E731
+        network, opt_state = jax.tree.map(
+            keep, (network, opt_state), (state.network, state.opt_state)
+        )
+        rows = keep(rows, len(state.table.last))  # past the end, so the scatter drops them
+        table = table_optimizer.scatter(state.table, rows, local, moved)
+        table = table._replace(count=keep(table.count, state.table.count))
+        return RowState(network, opt_state, table), RowInfo(info.loss, taken, finite)
 
     return step
 
 
-def leaves_finite(tree: Any) -> Any:
+def _leaves_finite(tree: Any) -> Any:
     """Whether each leaf is finite: a tree of () bools."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
