@@ -47,8 +47,7 @@ def main(options: Options) -> None:
     methods = build_methods(options.methods, world="tencent", offline_epochs=EPOCHS)
     terminal.check_output("--out", options.out)
     terminal.keep_compiled()
-    screen = terminal.screen()
-    with tempfile.TemporaryDirectory() as folder, terminal.progress_display(screen) as progress:
+    with tempfile.TemporaryDirectory() as folder, terminal.progress_display() as progress:
         world = Path(folder) / "world"
         write_world(
             world,
@@ -72,7 +71,7 @@ def main(options: Options) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {**about, "conversions": found})
     header = ["method", "first audience", "second, without feedback", "second, with", "gain"]
-    screen.print(Table("Feedback", header, rows).rich())
+    terminal.screen().print(Table("Feedback", header, rows).rich())
 
 
 def conversions(method: Method, world: Path, progress: Progress) -> list[dict[str, Any]]:

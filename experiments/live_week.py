@@ -119,8 +119,7 @@ def main(options: Options) -> None:
     names = (options.treatment, *options.control)
     methods = {method.name: method for method in build_methods(names, world="tencent")}
     terminal.keep_compiled()
-    screen = terminal.screen()
-    with locked(options.out), terminal.progress_display(screen) as progress:
+    with locked(options.out), terminal.progress_display() as progress:
         found = run_weeks(options, methods, progress)
         kept = {name: value for name, value in asdict(options).items() if name not in PLACES}
         tests = [
@@ -131,8 +130,8 @@ def main(options: Options) -> None:
         ]
         about = {"commands": [command_of(options)], "provenance": provenance()}
         write_json(options.out / "results.json", {**about, "options": kept, "tests": tests})
-    screen.print(Table("Lifts", *lift_table(found)).rich())
-    terminal.print_lines(screen, *NOTES, f"the counts are in {options.out / 'results.json'}")
+    terminal.screen().print(Table("Lifts", *lift_table(found)).rich())
+    terminal.print_lines(*NOTES, f"the counts are in {options.out / 'results.json'}")
 
 
 def run_weeks(

@@ -17,14 +17,14 @@ import jax
 import numpy as np
 
 from experiments.comparison.origin import provenance
-from metaheac_jax.audience.evaluation import judge_all, score_pools
+from metaheac_jax.audience.evaluation import judge_all, pool_rows
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import Method, Run, Trained, fit
-from metaheac_jax.model import Scorer, State
+from metaheac_jax.methods import Method, Run, Trained, customise, fit
+from metaheac_jax.model import General, Scorer, State
 from metaheac_jax.progress import Progress, prefixed
 
 MAX_SECTIONS = 30_000  # mapped sections above which compiled programs are dropped
@@ -119,9 +119,8 @@ def references(data: Data) -> dict[str, Any]:
         scores["oracle"] = dataset.stage2.probability
         names["oracle"] = "oracle (the true probability)"
     return {
-        name: judge_all(
-            dataset, split, [values[dataset.stage2.of(c)] for c in split.test], label=names[name]
-        )
+        name: {"label": names[name]}
+        | judge_all(dataset, split, [values[dataset.stage2.of(c)] for c in split.test])
         for name, values in scores.items()
     }
 
@@ -155,21 +154,36 @@ def run_method(
         progress=progress,
     )
     trained = time.perf_counter()
-    pools = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
-    result = judge_all(dataset, data.split, pools.scores, label=method.label)
-    result["seconds"] = {
-        "offline": trained - began,
-        "customise": pools.customise_seconds,
-        "score": pools.score_seconds,
-    }
+    scores, seconds = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
+    judged = judge_all(dataset, data.split, scores)
+    stages = {"offline": trained - began, **seconds}
+    result: dict[str, Any] = {"label": method.label, "seconds": stages, **judged}
     if hasattr(method, "general_scorers"):
-        pools = score_pools(
-            _Untouched(method), general, dataset, test, seed=seed, progress=labelled
-        )
-        before = judge_all(dataset, data.split, pools.scores, label=method.label)
+        untouched = _Untouched(method)
+        scores, _ = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
+        before = judge_all(dataset, data.split, scores)
         for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
             own["auc_before"] = of_general["auc"]
     return result
+
+
+def score_pools(
+    method: Method[Any],
+    general: General,
+    dataset: Dataset,
+    campaigns: np.ndarray,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[np.ndarray], dict[str, float]]:
+    """The scores (P,) of each campaign's pool by its customised model, and seconds by stage."""
+    began = time.perf_counter()
+    wanted = [dataset.campaign(c, seed=seed) for c in campaigns.tolist()]
+    models = customise(general, dataset, wanted, method=method, seed=seed, progress=progress)
+    customised = time.perf_counter()
+    scores = [own.score(pool_rows(dataset, c)) for own, c in zip(models, campaigns, strict=True)]
+    ended = time.perf_counter()
+    return scores, {"customise": customised - began, "score": ended - customised}
 
 
 class _Untouched(Method[Any]):

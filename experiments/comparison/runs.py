@@ -95,10 +95,9 @@ def compare(
     Raises:
       InputError: the data cannot be trained on, or --resume does not fit the contents of OUT.
     """
-    screen = terminal.screen()
     terminal.keep_compiled()
     with locked(options.out):
-        with terminal.progress_display(screen) as progress:
+        with terminal.progress_display() as progress:
             first, runs = _run_all(options, methods, load, progress)
         facts = first.describe()
         title = (
@@ -117,8 +116,8 @@ def compare(
             methods=by_method,
             published=published,
         )
-        report.write(options.out, comparison, screen, notes)
-    terminal.print_lines(screen, f"report, figure, results and the runs are in {options.out}")
+        report.write(options.out, comparison, terminal.screen(), notes)
+    terminal.print_lines(f"report, figure, results and the runs are in {options.out}")
 
 
 def _run_all(

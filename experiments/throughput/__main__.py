@@ -68,20 +68,19 @@ def main(options: Options) -> None:
     for size in sizes:
         for name, value in size._asdict().items():
             check_option(name, value)
-    screen = terminal.screen()
     if options.compile_for:
         found = compiled_figures(options, sizes)
         if options.json is not None:
             figures = [own._asdict() for own in found]
             write_json(options.json, {"provenance": provenance(), "compiled": figures})
-        screen.print(compiled_table(found).rich())
+        terminal.screen().print(compiled_table(found).rich())
         return
-    with terminal.progress_display(screen) as progress:
+    with terminal.progress_display() as progress:
         records = [record for size in sizes for record in at_size(size, options, progress)]
     if options.json is not None:
         found = [record._asdict() for record in records]
         write_json(options.json, {"provenance": provenance(), "stages": found})
-    screen.print(stages_table(records).rich())
+    terminal.screen().print(stages_table(records).rich())
 
 
 def compiled_figures(options: Options, sizes: Sequence[Size]) -> list[Figures]:

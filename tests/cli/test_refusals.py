@@ -65,7 +65,7 @@ REFUSALS = [
     (
         f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
         {"IN/s.csv": "user_id,converted\n1,1\n2,0\n", "IN/a.json": "{}"},
-        ("IN/s.csv", "converted", "add --examples"),
+        ("IN/s.csv", "columns besides user_id", "add --examples"),
     ),
     (
         f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
@@ -80,7 +80,7 @@ REFUSALS = [
     (
         f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
         {"IN/s.txt": "7", "IN/a.json": "[]"},
-        ("IN/a.json", "JSON object"),
+        ("IN/a.json", "JSON"),
     ),
     (
         f"{EXPAND} --campaign NEW --size 5 --pool IN/p.csv",

@@ -1,30 +1,32 @@
-"""Quality of audiences for campaigns that a general model does not know (paper section 4.1).
+"""Quality of audiences: for campaigns that a model does not know, and once users have answered.
 
 A campaign is customised as `retrieve.expand` does it. Its users of stage 2, of whom it is known who
-converted, are its pool.
+converted, are its pool (paper section 4.1).
 
-Axes: P users of a campaign's pool, S slots of a user, G campaigns.
+Axes: P users of a campaign's pool, S slots of a user.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
+from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import Method, customise, method_of
+from metaheac_jax.methods import customise
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import Metrics, auc, campaign_metrics
+from metaheac_jax.ranking import Metrics, campaign_metrics
 
 PERCENT = 5.0  # K of P@K% and R@K%
+_COLUMNS = {"campaign": None, "seeds": pl.Int64, "group": pl.String}
+_COLUMNS |= {**dict.fromkeys(Metrics._fields, pl.Float64), "why": pl.String}
 
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
@@ -32,52 +34,9 @@ def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
     return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
 
 
-class PoolScores(NamedTuple):
-    """Scores of the pools of several campaigns.
-
-    Attributes:
-      scores: (P,) scores per campaign.
-      customise_seconds, score_seconds: time spent on customising and on scoring.
-    """
-
-    scores: list[np.ndarray]
-    customise_seconds: float
-    score_seconds: float
-
-
-def score_pools(
-    method: Method[Any],
-    general: General,
-    dataset: Dataset,
-    campaigns: Sequence[int] | np.ndarray,
-    *,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> PoolScores:
-    """Customises a general model to campaigns and scores their pools.
-
-    Args:
-      method: the method that trained the general model.
-      dataset: the data with the campaigns; stage 1 is for customising, stage 2 for scoring.
-      campaigns: (G,) campaign indices.
-
-    Raises:
-      InputError: a campaign has no stage-1 examples, or the data does not fit the model.
-      Diverged: a score is not a number.
-    """
-    began = time.perf_counter()
-    wanted = [dataset.campaign(int(c), seed=seed) for c in campaigns]
-    models = customise(general, dataset, wanted, method=method, seed=seed, progress=progress)
-    adapted, scores = time.perf_counter(), []
-    for c, model in zip(campaigns, models, strict=True):
-        scores.append(model.score(pool_rows(dataset, c)))
-        progress("score", len(scores), len(models))
-    return PoolScores(scores, adapted - began, time.perf_counter() - adapted)
-
-
 def judge_all(
-    dataset: Dataset, split: Split, scores: Sequence[np.ndarray], *, label: str
-) -> dict[str, Any]:
+    dataset: Dataset, split: Split, scores: Sequence[np.ndarray]
+) -> dict[str, list[dict[str, Any]]]:
     """Metrics of every test campaign, from the scores of its pool.
 
     Args:
@@ -86,92 +45,33 @@ def judge_all(
       scores: (P,) scores of each test campaign's pool.
 
     Returns:
-      ``label``, ``campaigns`` (one entry per judged campaign), ``left_out`` (the campaigns that
-      cannot be judged, with the reason), and ``pooled_auc`` per group.
+      ``campaigns`` (one entry per judged campaign), and ``left_out`` (the campaigns that cannot be
+      judged, with the reason).
     """
-    campaigns, left_out = [], []
-    pooled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"small": [], "large": []}
-    seeds = dataset.stage1.positives
+    campaigns, left_out, seeds = [], [], dataset.stage1.positives
     for c, values in zip(split.test, scores, strict=True):
-        of = dataset.stage2.of(c)
-        labels, own = dataset.stage2.label[of], plain_id(dataset.campaign_ids[c])
-        verdict = campaign_metrics(
-            values, labels, dataset.user_ids[dataset.stage2.user[of]], PERCENT
-        )
+        of, own = dataset.stage2.of(c), {"campaign": plain_id(dataset.campaign_ids[c])}
+        ids = dataset.user_ids[dataset.stage2.user[of]]
+        verdict = campaign_metrics(values, dataset.stage2.label[of], ids, PERCENT)
         if isinstance(verdict, str):
-            left_out.append({"campaign": own, "why": verdict})
-            continue
-        group = "small" if split.small[c] else "large"
-        pooled[group].append((values, labels))
-        campaigns.append(
-            {"campaign": own, "seeds": int(seeds[c]), "group": group, **verdict._asdict()}
-        )
-    return {
-        "label": label,
-        "campaigns": campaigns,
-        "left_out": left_out,
-        "pooled_auc": {
-            group: auc(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-            for group, pairs in pooled.items()
-            if pairs
-        },
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The quality of a general model's audiences.
-
-    Attributes:
-      method: label of the method.
-      threshold: the largest number of seeds of a small seed set.
-      campaigns: a row per campaign: campaign (its id), seeds, group (small or large, by its number
-        of seeds), auc, precision and recall; see `judge_all`.
-      left_out: the campaigns that could not be judged, with the reason (``why``).
-    """
-
-    method: str
-    threshold: int
-    campaigns: pl.DataFrame
-    left_out: Sequence[Mapping[str, Any]]
-
-    def means(self) -> pl.DataFrame:
-        """Averages the metrics: group, campaigns (their number), auc, precision and recall."""
-        parts = self.campaigns.group_by("group")
-        means = parts.agg(pl.len().alias("campaigns"), pl.col(Metrics._fields).mean())
-        return means.sort("group", descending=True)
-
-    def differences(self, other: Evaluation) -> pl.DataFrame:
-        """Tells how much higher the metrics are than those of another model.
-
-        Returns:
-          A row per group of the campaigns that both models were judged on: group, campaigns, and
-          per metric the mean difference and its standard error over the campaigns (null for one).
-          The error does not include what another training of the same model would change.
-
-        Raises:
-          InputError: there are no such campaigns.
-        """
-        both = self.campaigns.join(other.campaigns, on="campaign", suffix="_other")
-        if both.is_empty():
-            raise InputError(
-                "the two models have no campaign in common that is new to both; leave the same "
-                "campaigns out of both with metaheac fit --leave-out"
-            )
-        columns = [pl.len().alias("campaigns")]
-        for name in Metrics._fields:
-            change = pl.col(name) - pl.col(f"{name}_other")
-            columns += [change.mean(), (change.std() / pl.len().sqrt()).alias(f"{name}_error")]
-        return both.group_by("group").agg(columns).sort("group", descending=True)
+            left_out.append(own | {"why": verdict})
+        else:
+            group = "small" if split.small[c] else "large"
+            campaigns.append(own | {"seeds": int(seeds[c]), "group": group, **verdict._asdict()})
+    return {"campaigns": campaigns, "left_out": left_out}
 
 
 def evaluate(
     general: General, data: Dataset, *, seed: int = 0, progress: Progress = silent
-) -> Evaluation:
+) -> pl.DataFrame:
     """Judges a general model on the campaigns that it does not know, with seeds and stage 2.
 
     Args:
       data: stage 1 of a campaign is for customising; users of stage 2 are ranked.
+
+    Returns:
+      A row per campaign: campaign (its id), seeds, group (small or large, by its number of seeds),
+      auc, precision and recall; or null, and ``why`` it cannot be judged.
 
     Raises:
       InputError: no campaign can be judged, or the data does not fit the model.
@@ -188,15 +88,95 @@ def evaluate(
             "users to judge on; leave campaigns out with metaheac fit --leave-out, and give users "
             "to judge on as rows of examples with stage 2"
         )
-    method = method_of(general)
-    pools = score_pools(method, general, data, test, seed=seed, progress=progress)
-    split = Split(np.flatnonzero(known), test, *small_campaigns(data))
-    found = judge_all(data, split, pools.scores, label=method.label)
+    new = test.tolist()
+    wanted = [data.campaign(c, seed=seed) for c in new]
+    models = customise(general, data, wanted, seed=seed, progress=progress)
+    scores = [own.score(pool_rows(data, c)) for own, c in zip(models, new, strict=True)]
+    found = judge_all(data, Split(np.flatnonzero(known), test, *small_campaigns(data)), scores)
     if not found["campaigns"]:
         own = found["left_out"][0]
         raise InputError(
             f"campaign {own['campaign']}: cannot be judged: {own['why']}; give it more examples of "
             "stage 2"
         )
-    campaigns = pl.DataFrame(found["campaigns"])
-    return Evaluation(method.label, split.threshold, campaigns, found["left_out"])
+    return pl.DataFrame([*found["campaigns"], *found["left_out"]], schema=_COLUMNS)
+
+
+def group_means(judged: pl.DataFrame) -> pl.DataFrame:
+    """Averages the metrics of `evaluate`: group, campaigns (their number), max_seeds and means."""
+    own = [pl.len().alias("campaigns"), pl.max("seeds").alias("max_seeds")]
+    parts = judged.filter(pl.col("why").is_null()).group_by("group")
+    return parts.agg(*own, pl.col(Metrics._fields).mean()).sort("max_seeds")
+
+
+def group_differences(judged: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """Tells how much higher the metrics of a model are than those of another, by `evaluate`.
+
+    Returns:
+      A row per group of the campaigns that both models were judged on: group, campaigns, and per
+      metric the mean difference and its standard error over the campaigns (null for one). The error
+      does not include what another training of the same model would change.
+
+    Raises:
+      InputError: there are no such campaigns.
+    """
+    both = judged.join(other, on="campaign", suffix="_other").filter(pl.col("why").is_null())
+    if both.is_empty():
+        raise InputError(
+            "the two models have no campaign in common that is new to both; leave the same "
+            "campaigns out of both with metaheac fit --leave-out"
+        )
+    columns = [pl.len().alias("campaigns")]
+    for name in Metrics._fields:
+        change = pl.col(name) - pl.col(f"{name}_other")
+        columns += [change.mean(), (change.std() / pl.len().sqrt()).alias(f"{name}_error")]
+    return both.group_by("group").agg(columns).sort("group", descending=True)
+
+
+def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFrame:
+    """Counts the converts of audiences by tenths, from the later rows of ``examples``.
+
+    These rows have ``audience`` 1. Every campaign's audience is divided separately.
+
+    Args:
+      audience: a table campaign_id, user_id and rank, as `retrieve.expand` returns.
+      data: the data with these rows.
+
+    Returns:
+      A row for each tenth with users: tenth (1 is the best), users who were shown the campaign,
+      converts, rate, lift (the rate, divided by that of all users), and share (of all converts, the
+      fraction in this tenth or a better one). Without converts, lift and share are null.
+
+    Raises:
+      InputError: the table cannot be read, a column is missing, a cell has the wrong form, or no
+        user is in such a row of the campaign.
+    """
+    table = Table(audience, ["campaign_id", "user_id", "rank"], name="audience")
+    rank = pl.col("rank").cast(pl.Int64, strict=False)
+    table.check("rank", rank.is_not_null(), "a whole number")
+    table.check_ids("user_id")
+    user = table.id_cells("user_id", whole=data.user_ids.dtype.kind != "S")
+    table.check("user_id", user.is_not_null(), "a whole number, as the users of the data have")
+    frame = table.collect(table.scan().select(pl.col("campaign_id").cast(pl.String), rank, user))
+    frame = frame.unique(["campaign_id", "user_id"], keep="first").sort("campaign_id", "rank")
+    tenths, labels = [np.empty(0, int)], [np.empty(0, int)]
+    for (own,), part in frame.group_by("campaign_id", maintain_order=True):
+        answered, label = data.audience_of(data.index_of(own))
+        answer = np.full(data.num_users + 1, -1)  # the last one is for unknown users
+        answer[answered] = label
+        found = answer[data.find_users(part["user_id"])]
+        labels.append(found[found >= 0])
+        tenths.append(1 + 10 * np.arange(len(labels[-1])) // max(1, len(labels[-1])))
+    columns = {"tenth": np.concatenate(tenths), "label": np.concatenate(labels)}
+    if not len(columns["label"]):
+        raise InputError(
+            f"{table.path}: none of its {len(frame)} rows is in the examples of {data.where} with "
+            "audience 1; add the users who were shown it with metaheac add"
+        )
+    users, converts = pl.col("users"), pl.col("converts")
+    counts = pl.DataFrame(columns).group_by("tenth").agg(users=pl.len(), converts=pl.sum("label"))
+    return counts.sort("tenth").with_columns(
+        rate=converts / users,
+        lift=(converts / users / (converts.sum() / users.sum())).fill_nan(None),
+        share=(converts.cum_sum() / converts.sum()).fill_nan(None),
+    )

@@ -38,8 +38,7 @@ def main(options: Options) -> None:
 
     if options.campaigns is None and options.examples is None and not options.exclude:
         raise InputError("add: nothing to add; give --campaigns, --examples or --exclude")
-    screen = terminal.screen()
-    with terminal.progress_display(screen) as progress:
+    with terminal.progress_display() as progress:
         before = open_dataset(options.data, progress=progress)
         tables = options.campaigns, options.examples
         after = before.add(*tables, exclude=options.exclude, progress=progress)
@@ -51,7 +50,7 @@ def main(options: Options) -> None:
     lines = [f"{options.data}: {', '.join(counts)}"]
     if options.exclude:
         lines.append("note: models that have learned from these users know them; fit them again")
-    terminal.print_lines(screen, *lines)
+    terminal.print_lines(*lines)
 
 
 def _examples(data: Dataset) -> int:

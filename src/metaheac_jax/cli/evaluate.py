@@ -34,28 +34,33 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.evaluation import evaluate
-    from metaheac_jax.audience.outcome import audience_outcome
+    from metaheac_jax.audience.evaluation import (
+        audience_outcome,
+        evaluate,
+        group_differences,
+        group_means,
+    )
+    from metaheac_jax.audience.held_out import wilson_estimate
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.model import load
 
     if options.audience is not None and options.against is not None:
         raise InputError("--audience: not with --against; omit one")
-    screen = terminal.screen()
     terminal.keep_compiled()
-    with terminal.progress_display(screen) as progress:
+    with terminal.progress_display() as progress:
         data = open_dataset(options.data, progress=progress)
         if options.audience is not None:
-            outcome, notes = audience_outcome(options.audience, data), []
+            gains, notes = audience_outcome(options.audience, data), list[str]()
+            users, converts = gains.select("users", "converts").sum().row(0)
+            rate = wilson_estimate(converts / users, users)
             tables = {
-                "Users who were shown the campaign": outcome.rates,
-                "Converts by tenth of the audience": outcome.gains,
+                f"{converts:,} of {users:,} users who were shown it converted: {rate.value:.2%} "
+                f"({rate.low:.2%} to {rate.high:.2%}); by tenth of the audience": gains
             }
         else:
-            result = evaluate(load(options.model, progress=progress), data, progress=progress)
-            title = f"{result.method}; small seed sets have at most {result.threshold:,} seeds"
-            tables = {title: result.means()}
-            reasons = Counter(own["why"] for own in result.left_out)
+            judged = evaluate(load(options.model, progress=progress), data, progress=progress)
+            tables = {f"Campaigns that are new to {options.model}": group_means(judged)}
+            reasons = Counter(judged["why"].drop_nulls())
             notes = [
                 f"note: {terminal.counted(count, 'campaign')} not judged: {why}"
                 for why, count in reasons.most_common()
@@ -63,8 +68,8 @@ def main(options: Options) -> None:
             if options.against is not None:
                 general = load(options.against, progress=progress)
                 other = evaluate(general, data, progress=progress)
-                tables[f"Differences from {options.against}"] = result.differences(other)
+                title = f"Differences from {options.against}"
+                tables[title] = group_differences(judged, other)
     for title, table in tables.items():
-        terminal.print_lines(screen, "")
-        terminal.print_table(screen, title, table)
-    terminal.print_lines(screen, *notes)
+        terminal.print_table(title, table)
+    terminal.print_lines(*notes)

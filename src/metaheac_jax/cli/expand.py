@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -67,6 +67,7 @@ def main(options: Options) -> None:
     )
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.data.table_file import ENDINGS
+    from metaheac_jax.files import read_json
     from metaheac_jax.model import load
 
     if bool(options.campaign) + options.all_new + (options.seeds is not None) != 1:
@@ -76,14 +77,20 @@ def main(options: Options) -> None:
     check_size(options.size, options.percent)
     inputs = (options.seeds, options.attributes, options.pool, *options.exclude)
     terminal.check_output("--out", options.out, *inputs, endings=ENDINGS)
-    screen = terminal.screen()
     terminal.keep_compiled()
-    with terminal.progress_display(screen) as progress:
+    with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         pool = None if options.pool is None else read_ids(options.pool, data)
-        mask = pool_mask(data, pool)
-        wanted = _wanted(options, general, data, mask)
+        mask, wanted = pool_mask(data, pool), [*dict.fromkeys(options.campaign)]
+        if options.all_new:
+            wanted = new_campaigns(general, data)
+        elif options.seeds is not None and options.attributes is not None:
+            attributes = read_json(options.attributes)
+            if not isinstance(attributes, dict):
+                raise InputError(f'{options.attributes}: expected JSON such as {{"topic": "tea"}}')
+            seeds = read_seeds(options.seeds, data)
+            wanted = [data.new_campaign(seeds, attributes, pool=mask)]
         data, chosen = find_campaigns(general, data, wanted, pool=mask)
         audiences = expand(
             general,
@@ -98,32 +105,10 @@ def main(options: Options) -> None:
         )
         write_frame(options.out, audiences)
     told = f"{counted(len(audiences), 'user')} for {counted(len(chosen), 'campaign')}"
-    terminal.print_lines(screen, *notes_on(chosen), f"{options.out}: {told}")
+    terminal.print_lines(*notes_on(chosen), f"{options.out}: {told}")
 
 
-def _wanted(
-    options: Options, general: General, data: Dataset, pool: np.ndarray
-) -> list[Campaign | int | str]:
-    """The campaigns that the options name, by id, or the new one, with non-seeds from the pool.
-
-    Raises:
-      InputError: no campaign is new, or a file is wrong; the message names it.
-    """
-    from metaheac_jax.files import read_json
-
-    if options.seeds is not None and options.attributes is not None:
-        attributes = read_json(options.attributes)
-        if not isinstance(attributes, dict):
-            raise InputError(
-                f'{options.attributes}: expected a JSON object such as {{"topic": "tea"}}'
-            )
-        return [data.new_campaign(read_seeds(options.seeds, data), attributes, pool=pool)]
-    if not options.all_new:
-        return [*dict.fromkeys(options.campaign)]
-    return new_campaigns(general, data)
-
-
-def new_campaigns(general: General, data: Dataset) -> list[Campaign | int | str]:
+def new_campaigns(general: General, data: Dataset) -> list[Any]:
     """Ids of the campaigns with seeds that a model has not seen.
 
     Raises:
@@ -174,20 +159,13 @@ def read_seeds(path: Path, data: Dataset) -> np.ndarray:
     """Reads the ids of the seeds in a file.
 
     Raises:
-      InputError: as `read_ids`, or a column of 0 and 1 says that some users did not convert.
+      InputError: as `read_ids`, or another column may say that some users did not convert.
     """
-    import polars as pl
-
     from metaheac_jax.data.table_file import Table
 
-    if path.suffix != ".txt":
-        table = Table(path)
-        for name in table.names:
-            cells = table.collect(table.scan().select(pl.col(name).cast(pl.String))).to_series()
-            values = {*cells.drop_nulls().str.to_lowercase()}
-            if values & {"0", "false"} and values <= {"0", "1", "false", "true"}:
-                raise InputError(
-                    f"{path}: {name} is 0 for some users, who are no seeds; keep those with 1, or "
-                    "give the file with a column campaign_id to metaheac add --examples"
-                )
+    if path.suffix != ".txt" and len(Table(path).names) > 1:
+        raise InputError(
+            f"{path}: has columns besides user_id, which may say who is no seed; keep user_id of "
+            "the seeds alone, or give campaign_id, user_id and label to metaheac add --examples"
+        )
     return read_ids(path, data)

@@ -41,9 +41,8 @@ def main(options: Options) -> None:
     from metaheac_jax.model import load
 
     terminal.check_output("--out", options.out, options.pool, endings=(".html", ".json"))
-    screen = terminal.screen()
     terminal.keep_compiled()
-    with terminal.progress_display(screen) as progress:
+    with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         pool = None if options.pool is None else read_ids(options.pool, data)
@@ -54,4 +53,4 @@ def main(options: Options) -> None:
             write_text(options.out, explanation.html())
         else:
             write_json(options.out, explanation.to_json())
-    terminal.print_lines(screen, f"{options.out}: {explanation.summary}")
+    terminal.print_lines(f"{options.out}: {explanation.summary}")

@@ -43,9 +43,8 @@ def main(options: Options) -> None:
     if bool(options.campaign) == options.all_new:
         raise InputError("--campaign: give one of --campaign and --all-new")
     inputs = (options.model, options.data)
-    terminal.check_output_folder("--out", options.out, MANIFEST, "an export", *inputs)
-    screen = terminal.screen()
-    with locked(options.out), terminal.progress_display(screen) as progress:
+    terminal.check_output("--out", options.out, *inputs, manifest=MANIFEST)
+    with locked(options.out), terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         wanted: list[Any] = [*dict.fromkeys(options.campaign)]
@@ -54,7 +53,6 @@ def main(options: Options) -> None:
         export_scorer(models, options.out, progress=progress)
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 2**20
     terminal.print_lines(
-        screen,
         *notes_on(chosen),
         f"{options.out}: {counted(len(models), 'campaign')}, {size:,.1f} MiB, for "
         f"{', '.join(PLATFORMS)}",

@@ -83,14 +83,13 @@ def main(options: Options) -> None:
     method = configured(name, preset or None, **changed_settings(options.set))
     mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
     directory = options.model.with_name(f"{options.model.name}{TRAINING}")
-    screen = terminal.screen()
     terminal.keep_compiled()
     if writes := is_first():
         inputs = (options.data, options.start)
-        terminal.check_output_folder("MODEL", options.model, MANIFEST, "a model", *inputs)
+        terminal.check_output("MODEL", options.model, *inputs, manifest=MANIFEST)
     with (
         locked(options.model) if writes else nullcontext(),
-        terminal.progress_display(screen) as progress,
+        terminal.progress_display() as progress,
     ):
         data, start = open_dataset(options.data, progress=progress), None
         if options.start is not None:
@@ -118,7 +117,7 @@ def main(options: Options) -> None:
         best = max(judged.auc for judged in general.judgements)
         told += f"; AUC {best:.4f} on {len(general.held_out)} more that decided when to stop"
         notes += leak_notes(best)
-    terminal.print_lines(screen, *notes, told)
+    terminal.print_lines(*notes, told)
 
 
 def leak_notes(auc: float) -> list[str]:

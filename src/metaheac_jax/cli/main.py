@@ -46,5 +46,5 @@ def main() -> None:
         description="Look-alike audiences: from a campaign's seed users to the users like them. In "
         "this order:\nprepare, fit, then for a new campaign add, expand and explain.\n\n"
         "Exit codes: 0, done; 2, an error that you can fix, told in one line; 75, another process\n"
-        "writes the output, so try again later; 130 and 143, stopped.",
+        "writes the output, so try again later; 130, stopped.",
     )

@@ -48,9 +48,8 @@ def main(options: Options) -> None:
     found = options.schema or folder / "schema.json"
     path = found if options.schema or found.exists() else None
     inputs = (folder, path, *options.exclude)
-    terminal.check_output_folder("DATA", options.data, MANIFEST, "a data set", *inputs)
-    screen = terminal.screen()
-    with locked(options.data), terminal.progress_display(screen) as progress:
+    terminal.check_output("DATA", options.data, *inputs, manifest=MANIFEST)
+    with locked(options.data), terminal.progress_display() as progress:
         schema = None if path is None else Schema.read(path)
         data = prepare(
             options.source,
@@ -60,7 +59,6 @@ def main(options: Options) -> None:
             progress=progress,
         )
     terminal.print_lines(
-        screen,
         f"{options.data}: {counted(data.num_users, 'user')}, "
         f"{counted(data.num_campaigns, 'campaign')}, "
         f"{counted(len(data.stage1.user), 'example')} to learn from, "
@@ -69,4 +67,4 @@ def main(options: Options) -> None:
     if path is None:
         written = options.data / "schema.json"
         lines = (f"  {line}" for line in Schema.read(written).describe())
-        terminal.print_lines(screen, f"note: the schema was inferred; check {written}:", *lines)
+        terminal.print_lines(f"note: the schema was inferred; check {written}:", *lines)

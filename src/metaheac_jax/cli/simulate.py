@@ -57,9 +57,8 @@ def _simulate(options: Options) -> None:
 
     world = options.world
     terminal.check_minimum("--users", options.users, MIN_USERS)
-    terminal.check_output_folder("WORLD", world, MANIFEST, "a simulated world")
-    screen = terminal.screen()
-    with locked(world), terminal.progress_display(screen) as progress:
+    terminal.check_output("WORLD", world, manifest=MANIFEST)
+    with locked(world), terminal.progress_display() as progress:
         write_world(
             world,
             users=options.users,
@@ -69,7 +68,6 @@ def _simulate(options: Options) -> None:
             progress=progress,
         )
     terminal.print_lines(
-        screen,
         f"{world}: a simulated world of {options.users:,} users; "
         f"{NEW_CAMPAIGNS} new campaigns with seeds in {world / 'new'}",
     )
@@ -84,4 +82,4 @@ def _show(options: Options, audience: Path, out: Path) -> None:
     answers = show(options.world, audience, seed=options.seed)
     write_frame(out, answers)
     told = f"{out}: {answers['label'].sum():,} of {len(answers):,} users converted"
-    terminal.print_lines(terminal.screen(), told)
+    terminal.print_lines(told)

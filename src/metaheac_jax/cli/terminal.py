@@ -69,15 +69,14 @@ def screen() -> Console:
     """
     from metaheac_jax.processes import is_first
 
-    quiet = not is_first()
-    console = Console(quiet=quiet)
-    return console if console.is_terminal else Console(width=_ANY_WIDTH, quiet=quiet)
+    console = Console(quiet=not is_first())
+    return console if console.is_terminal else Console(width=_ANY_WIDTH, quiet=console.quiet)
 
 
-def print_lines(console: Console, *lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Prints lines without markup."""
     for line in lines:
-        console.print(Text(printable(line)), soft_wrap=True)
+        screen().print(Text(printable(line)), soft_wrap=True)
 
 
 def option(metavar: str, *, name: str | None = None) -> Any:
@@ -94,16 +93,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def print_table(console: Console, title: str, frame: pl.DataFrame) -> None:
-    """Prints a table without markup: the first column is folded, and no number is cut."""
+def print_table(title: str, frame: pl.DataFrame) -> None:
+    """Prints a table without markup."""
     printed = Table(title=Text(printable(title)))
-    for name in frame.columns:
-        is_first = name == frame.columns[0]
-        fold, justify = ("fold", "left") if is_first else ("ellipsis", "right")
-        printed.add_column(name, overflow=fold, justify=justify, no_wrap=not is_first)
+    for name, kind in frame.schema.items():
+        printed.add_column(name, justify="right" if kind.is_numeric() else "left")
     for row in frame.iter_rows():
         printed.add_row(*(Text(printable(_cell(value))) for value in row))
-    console.print(printed, crop=False)
+    print_lines("")
+    screen().print(printed, crop=False)
 
 
 def _cell(value: object) -> str:
@@ -113,13 +111,14 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def progress_display(console: Console) -> Iterator[Progress]:
+def progress_display() -> Iterator[Progress]:
     """A progress callback: one line that changes on a terminal, and elsewhere one now and then.
 
     The text says what is done and its current state. Lines come every two seconds, later every
     twentieth of the time so far.
     """
     began = told = time.perf_counter()
+    console = screen()
     with console.status("") as status:  # which is shown on a terminal alone
 
         def note(what: str, done: int, total: int) -> None:
@@ -129,7 +128,7 @@ def progress_display(console: Console) -> Iterator[Progress]:
             status.update(Text(printable(line)))
             if not console.is_terminal and now - told >= max(_SECONDS, (now - began) / 20):
                 told = now
-                print_lines(console, line)
+                print_lines(line)
 
         yield note
 
@@ -145,8 +144,8 @@ def command(
     """Runs a command: parses its options, checks the backend, and exits.
 
     The exit code is 0; 2 for an error that the user can act on, which is printed in one line;
-    `BUSY` if another process is writing the output; 130 for Ctrl-C; or 143 for SIGTERM. A warning
-    is one line, too.
+    `BUSY` if another process is writing the output; or 130 for Ctrl-C and SIGTERM. A warning is one
+    line, too.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of these.
@@ -158,9 +157,7 @@ def command(
     if isinstance(sys.stdout, io.TextIOWrapper):  # letters not in the encoding are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     chosen = _parsed(options, prog, description)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # half-written files are removed
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
     code = 2
     try:
@@ -174,10 +171,8 @@ def command(
     except OSError as error:
         _tell(f"error: {message_of(error)}")
     except KeyboardInterrupt:
-        _tell(f"interrupted; {_AGAIN}")
+        _tell(f"stopped; {_AGAIN}")
         code = 130
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 0
     except Exception:
         if not _has_others():
             raise
@@ -204,8 +199,7 @@ def _parsed(options: type[O], prog: str, description: str | None) -> O:
             # The first line is a title, and lines that are far to the right explain options.
             lines = told.getvalue().splitlines()[1:]
             lines = [own.strip("│ ") for own in lines if not set(own[:10]) <= set("│╰─- ")]
-            said = " ".join(lines)
-            said, _, help_ = said.partition(" For full helptext, ")
+            said, _, help_ = " ".join(lines).partition(" For full helptext, ")
             _tell(f"error: {said.partition(' Got errors')[0]}; {help_ or 'see --help'}")
         raise
     finally:
@@ -250,50 +244,40 @@ def _warn(message: Warning | str, *_: object) -> None:
     _tell(f"warning: {message}")
 
 
-def _stop(number: int, frame: object) -> None:
-    """Exits with the code that a shell expects; half-written files are removed on the way."""
-    del frame
-    _tell(f"stopped; {_AGAIN}")
-    sys.exit(128 + number)
-
-
 def _tell(line: str) -> None:
     print(printable(" ".join(line.split())), file=sys.stderr)
 
 
 def check_output(
-    option: str, path: Path, *inputs: Path | None, endings: Sequence[str] = ()
+    option: str,
+    path: Path,
+    *inputs: Path | None,
+    endings: Sequence[str] = (),
+    manifest: str | None = None,
 ) -> None:
-    """Refuses an output file before any work.
+    """Refuses a file or folder that cannot be written, before any work.
+
+    Args:
+      option: its name in messages.
+      path: the output.
+      *inputs: what is read, and not replaced.
+      endings: of a file, the endings of which its name must have one; any if empty.
+      manifest: of a folder, the manifest of its kind; what has none, and is not empty, is kept.
 
     Raises:
-      InputError: it is one of ``inputs``, its name has none of the ``endings``, or it is in no
-        folder; the message names the option.
-    """
-    if path.resolve() in [known.resolve() for known in inputs if known is not None]:
-        raise InputError(f"{option}: {path} would replace a file that is read; give another")
-    if endings and not path.name.lower().endswith(tuple(endings)):
-        expected = " or ".join(endings)
-        raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
-    if not path.parent.is_dir():
-        raise InputError(f"{option}: {path.parent} is not a folder; make it first")
-
-
-def check_output_folder(
-    option: str, path: Path, manifest: str, kind: str, *inputs: Path | None
-) -> None:
-    """Refuses an output folder that cannot be replaced, before any work.
-
-    Raises:
-      InputError: it is not empty and of another kind, or it is or has one of ``inputs``; the
-        message names the option.
+      InputError: the output cannot be written.
     """
     from metaheac_jax.files import is_replaceable
 
-    if path.exists() and not is_replaceable(path, manifest):
-        raise InputError(
-            f"{option}: {path} exists and is not {kind}; remove it, or choose another folder"
-        )
     for known in inputs:
         if known is not None and path.resolve() in (known.resolve(), *known.resolve().parents):
-            raise InputError(f"{option}: {path} would be replaced, and {known} is read; move it")
+            raise InputError(f"{option}: {path} would replace {known}, which is read; give another")
+    if endings and not path.name.lower().endswith(tuple(endings)):
+        expected = " or ".join(endings)
+        raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
+    if manifest is None and not path.parent.is_dir():
+        raise InputError(f"{option}: {path.parent} is not a folder; make it first")
+    if manifest is not None and path.exists() and not is_replaceable(path, manifest):
+        raise InputError(
+            f"{option}: {path} exists and has no {manifest} of this program; choose another folder"
+        )
