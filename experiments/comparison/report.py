@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.comparison import figures
 from experiments.comparison.results import Comparison, load, store
 from experiments.comparison.tables import build_tables
@@ -18,9 +16,7 @@ RESULTS, REPORT, BY_SEEDS = "results.json.gz", "report.md", "auc_by_seeds.png"
 OUTPUTS = (RESULTS, REPORT, BY_SEEDS)
 
 
-def write(
-    directory: Path, comparison: Comparison, screen: Console, notes: Sequence[str] = ()
-) -> None:
+def write(directory: Path, comparison: Comparison, notes: Sequence[str] = ()) -> None:
     """Writes `OUTPUTS` into a folder, and prints the table of methods and the notes."""
     store(directory / RESULTS, comparison)
     comparison = load(directory / RESULTS)  # rounded, so that the report agrees with the file
@@ -36,6 +32,6 @@ def write(
     text += [f"- {line}" for line in [*lines, *comparison.about["commands"]]]
     text.append(f"\n![AUC by number of seeds]({BY_SEEDS})\n")
     write_text(directory / REPORT, "\n".join(text))
-    terminal.print_lines(screen, comparison.title)
-    screen.print(tables[0].rich())
-    terminal.print_lines(screen, *filter(None, (tables[0].note, *lines)))
+    terminal.print_lines(comparison.title)
+    terminal.screen().print(tables[0].rich())
+    terminal.print_lines(*filter(None, (tables[0].note, *lines)))

@@ -116,7 +116,7 @@ def compare(
             methods=by_method,
             published=published,
         )
-        report.write(options.out, comparison, terminal.screen(), notes)
+        report.write(options.out, comparison, notes)
     terminal.print_lines(f"report, figure, results and the runs are in {options.out}")
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 from judged_runs import campaign, comparison, of_means, result, runs
-from rich.console import Console
 
 from experiments.comparison import figures, report
 from experiments.comparison.methods import METHODS
@@ -48,12 +47,11 @@ def test_claims_and_pairs_have_their_tables():
     assert len(tables["Every pair of the networks"].rows) == 6
 
 
-def test_a_report_has_its_files_and_shows_its_table(tmp_path):
-    screen = Console(record=True, width=200)
+def test_a_report_has_its_files_and_shows_its_table(tmp_path, capsys):
     gone = {"lr": result("LR", [], ((7, "3 candidates"),))}
-    report.write(tmp_path, comparison([gone]), screen, ["a small world"])
+    report.write(tmp_path, comparison([gone]), ["a small world"])
     assert {path.name for path in tmp_path.iterdir()} == set(report.OUTPUTS)
-    told = screen.export_text()
+    told = capsys.readouterr().out
     for text in (told, (tmp_path / "report.md").read_text()):
         assert "campaign 7 could not be judged: 3 candidates" in text
         assert "a small world" in text
