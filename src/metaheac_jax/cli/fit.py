@@ -30,15 +30,12 @@ _LEAK = 0.98  # a higher AUC on held-out campaigns is no model's merit
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Trains one general model on many campaigns, which expand customises to new ones.
-
-    After an interruption, the same command goes on from the checkpoints in MODEL.training, to the
-    same model, bit for bit.
-    """
+    """Trains one general model on many campaigns, which expand customises to new ones."""
 
     #: Folder of the data, from prepare.
     data: Annotated[Path, Positional, option("DATA")]
-    #: Folder to write; a model there is replaced.
+    #: Folder to write; a model there is replaced. After an interruption, the same command goes on
+    #: from the checkpoints in MODEL.training, to the same model, bit for bit.
     model: Annotated[Path, Positional, option("MODEL")]
     #: ensemble (the default), the weighted sum of a solved head, a learned prior and LR, which
     #: takes 15 to 20 minutes for 2.8 million users on two cores; or metaheac, without-meta,
