@@ -19,10 +19,6 @@ UNJUDGED = {
     TEST[2]: "0 candidates, fewer than 20",
 }
 USER_FILE, ADS, TRAIN, TRUTH = "userFeature.data", "adFeature.csv", "train.csv", "test1_truth.csv"
-SMALL_SCHEMA = {
-    "user": [{"name": "gender"}, {"name": "os", "slots": 2}],
-    "campaign": [{"name": "creativeId"}],
-}
 
 
 def world() -> dict[str, str]:
@@ -53,12 +49,11 @@ def world() -> dict[str, str]:
     return {name: "\n".join(lines) + "\n" for name, lines in files.items()}
 
 
-def write(source: Path, **changes: str | None) -> Path:
-    """Writes the four files to a folder; ``changes`` replaces some, or omits them if None."""
+def write(source: Path, **changes: str) -> Path:
+    """Writes the four files to a folder; ``changes`` replaces some."""
     source.mkdir()
     for name, text in (world() | changes).items():
-        if text is not None:
-            (source / name).write_text(text)
+        (source / name).write_text(text)
     return source
 
 

@@ -1,14 +1,35 @@
 """The competition's files become the columns that a plain reading gives."""
 
-import random
-
 import pytest
-from tencent_files import ADS, SCHEMA, TRAIN, TRUTH, USERS, write
 from tencent_world import with_line
 
 from experiments.sources import tencent
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import TENCENT, Field, Schema
+from metaheac_jax.schema import Field, Schema
+
+SCHEMA = Schema(
+    user=(Field("age"), Field("consumptionAbility"), Field("interest1", 12), Field("kw1", 2)),
+    campaign=(Field("productType"), Field("advertiserId")),
+)
+USERS = (
+    "uid 30|age 4|consumptionAbility 2|interest1 9 8 7 6 5 4 3 2 1 0 99 98|kw1 70 60 50|os 1 2\n"
+    "kw1 60|uid 10|gender 2|consumptionAbility 0\n"
+    "uid 12345678901234|interest1 5|kw3 1 2 3|age 0\n"
+)
+FILES = {
+    "users": ("userFeature.data", USERS),
+    "ads": ("adFeature.csv", "aid,advertiserId,campaignId,productType\n20,7,1,3\n5,9,2,3\n"),
+    "train": ("train.csv", "aid,uid,label\n20,10,1\n5,30,-1\n20,30,-1\n5,10,1\n"),
+    "truth": ("test1_truth.csv", "5,12345678901234,1\n20,12345678901234,0\n"),
+}
+
+
+def write(source, **changes):
+    """Writes the four files to a directory; ``changes`` replaces the text of some."""
+    source.mkdir(exist_ok=True)
+    for key, (name, text) in FILES.items():
+        (source / name).write_text(changes.get(key, text))
+    return source
 
 
 def decode(data, field: str) -> list[list[int]]:
@@ -46,66 +67,13 @@ def test_the_whole_of_a_small_world(tmp_path):
 
 def test_the_first_of_the_lines_of_a_user_and_a_campaign_counts(tmp_path):
     """Also where they are in both files, so that nobody is judged on whom a model learns from."""
-    seed, non_seed = TRUTH.splitlines()
+    train, (seed, non_seed) = FILES["train"][1], FILES["truth"][1].splitlines()
     truth = "\n".join(["5,10,1", seed, f"{seed.removesuffix(',1')},-1", non_seed])
-    source = write(tmp_path / "in", train=TRAIN + "20,10,-1\n5,30,-1\n", truth=truth)
+    source = write(tmp_path / "in", train=train + "20,10,-1\n5,30,-1\n", truth=truth)
     with pytest.warns(UserWarning, match="lines left out: 4; .* has the same aid and uid"):
         data = tencent.prepare(source, tmp_path / "out", schema=SCHEMA)
     assert by_campaign(data.stage1) == [{(0, 0), (1, 1)}, {(1, 1), (0, 0)}]
     assert by_campaign(data.stage2) == [{(2, 1)}, {(2, 0)}]
-
-
-def plain_reading(text: str, schema: Schema):
-    """User ids and raw values by the obvious program."""
-    users = []
-    for line in text.splitlines():
-        parts = {name: values.split(" ") for name, _, values in
-                 (part.partition(" ") for part in line.split("|"))}  # fmt: skip
-        fields = []
-        for field in schema.user:
-            values = [int(v) for v in parts.get(field.name, [])[: field.slots]]
-            fields.append(values or ([MISSING] if field.slots == 1 else []))
-        users.append((int(parts["uid"][0]), fields))
-    return users
-
-
-def test_many_users_against_a_reading_line_by_line(tmp_path):
-    rng = random.Random(0)
-    lines = []
-    for uid in rng.sample(range(10**9), 2000):
-        parts = [f"uid {uid}"]
-        for field in (*TENCENT.user, Field("interest5", 30), Field("os")):
-            if rng.random() < 0.8:
-                count = rng.randint(1, field.slots + 5) if field.slots > 1 else 1
-                largest = 10 ** rng.randint(1, 6)
-                parts.append(f"{field.name} " + " ".join(
-                    str(rng.randrange(largest)) for _ in range(count)))  # fmt: skip
-        rng.shuffle(parts)
-        lines.append("|".join(parts))
-    text = "\n".join(lines)
-    ads = "aid," + ",".join(f.name for f in TENCENT.campaign) + "\n5,1,1,1,1,1,1\n"
-    expected = plain_reading(text, TENCENT)
-    examples = [(5, uid, rng.choice([1, -1])) for uid, _ in rng.sample(expected, 2000)]
-    rows = [f"{a},{u},{y}\n" for a, u, y in examples]
-    train, truth = "aid,uid,label\n" + "".join(rows[:1000]), "".join(rows[1000:])
-    source = write(tmp_path / "in", users=text, ads=ads, train=train, truth=truth)
-    data = tencent.prepare(source, tmp_path / "out")
-
-    assert data.user_ids.tolist() == [uid for uid, _ in expected]
-    for f, field in enumerate(TENCENT.user):
-        assert decode(data, field.name) == [fields[f] for _, fields in expected]
-    for stage, own in ((data.stage1, examples[:1000]), (data.stage2, examples[1000:])):
-        assert sorted(zip(data.user_ids[stage.user].tolist(), stage.label, strict=True)) == sorted(
-            (u, int(y == 1)) for _, u, y in own
-        )
-
-
-FILES = {
-    "users": ("userFeature.data", USERS),
-    "train": ("train.csv", TRAIN),
-    "truth": ("test1_truth.csv", TRUTH),
-    "ads": ("adFeature.csv", ADS),
-}
 
 
 @pytest.mark.parametrize(
