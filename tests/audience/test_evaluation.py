@@ -76,7 +76,7 @@ def test_campaigns_are_judged_through_the_steps_of_expanding():
     assert result["campaign"].to_list() == [110, 120, 130]
     for own in result.to_dicts():
         c = data.index_of(own["campaign"])
-        model = customise(general, data, data.campaign(c, seed=5), seed=5)
+        [model] = customise(general, data, [data.campaign(c, seed=5)], seed=5)
         users, labels = (part[data.stage2.of(c)] for part in (data.stage2.user, data.stage2.label))
         scores = model.score(data.user_rows[users])
         assert own["auc"] == pytest.approx(auc(scores, labels))
