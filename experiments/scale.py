@@ -5,7 +5,8 @@
 Needs the extras ``spark`` and ``ray``, and Java 17. The users are copies of those of a simulated
 world, so each score is tied a hundred times. An engine runs in a process of its own, with two
 workers; its time is that from users in Parquet files to the audience in one, with all checks, but
-without the start of the engine.
+without the start of the engine. The library has two times: that of `mh.prepare`, which reads and
+encodes the users, and that of `mh.expand`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 import metaheac_jax as mh
@@ -39,17 +39,20 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="keeps the users, 300 MB for each million")
+    parser.add_argument("--prepare", action="store_true", help="only write the users and the model")
     parser.add_argument("--users", type=int, default=20_000_000, help="a multiple of 200,000")
     parser.add_argument("--size", type=int, default=100_000, help="of the audience")
     parser.add_argument("--method", default="metaheac")
-    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     folder, copies = options.folder.resolve(), options.users // WORLD_USERS
     load = os.getloadavg()[0]
     _run(prepare, folder, copies, options.method)
+    if options.prepare:
+        return
     results, audiences = dict[str, Any](), []
     for engine in (rates, by_library, by_spark, by_ray):
-        results[engine.__name__] = _run(engine, folder, copies, options.size)
+        results[engine.__name__] = _run(engine, folder, options.size)
         print(engine.__name__, json.dumps(results[engine.__name__]), flush=True)
         if engine is not rates:
             found = pl.read_parquet(folder / engine.__name__ / "*.parquet").sort("rank")
@@ -64,7 +67,8 @@ def main() -> None:
     }
     kept |= {"cores": num_cores(), "load_before": round(load, 2)}
     content = {**kept, "equal": all(equal), "environment": environment(), "engines": results}
-    options.json.write_text(json.dumps(content, indent=1) + "\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
@@ -82,20 +86,23 @@ def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
         [model] = mh.customise(general, data, [campaign])
         mh.export_scorer(model, folder / "export")
     users = pl.read_parquet(world / "users.parquet")
-    (folder / "users").mkdir(exist_ok=True)
-    for copy in range(copies):
-        path = folder / "users" / f"{copy:05d}.parquet"
-        if not path.exists():
-            users.with_columns(pl.col("user_id") + copy * _APART).write_parquet(path)
+    (folder / "all" / "users").mkdir(parents=True, exist_ok=True)
+    for name in ("campaigns.parquet", "examples.parquet"):
+        shutil.copy(world / name, folder / "all")
+    for path in _copies(folder)[copies:]:
+        path.unlink()
+    for copy in range(len(_copies(folder)), copies):
+        path = folder / "all" / "users" / f"{copy:05d}.parquet"
+        users.with_columns(pl.col("user_id") + copy * _APART).write_parquet(path)
     return {}
+
+
+def _copies(folder: Path) -> list[Path]:
+    return sorted((folder / "all" / "users").glob("*.parquet"))
 
 
 def _campaign(folder: Path) -> int:
     return pl.read_csv(folder / "world" / "new" / "campaigns.csv")["campaign_id"][0]
-
-
-def _files(folder: Path, copies: int) -> list[str]:
-    return [str(folder / "users" / f"{copy:05d}.parquet") for copy in range(copies)]
 
 
 def _seeds(folder: Path) -> pl.DataFrame:
@@ -103,15 +110,15 @@ def _seeds(folder: Path) -> pl.DataFrame:
     return examples.select("campaign_id", "user_id")
 
 
-def rates(folder: Path, copies: int, size: int) -> dict[str, Any]:
+def rates(folder: Path, size: int) -> dict[str, Any]:
     """Users a second and core that one process encodes, and that it scores."""
-    del copies, size
+    del size
     import pyarrow.parquet as pq
 
     from metaheac_jax.engines.arrow import open_export
 
     scorer = open_export(folder / "export")
-    users = pq.read_table(_files(folder, 1)[0])
+    users = pq.read_table(_copies(folder)[0])
     parts = [users.slice(at, 1 << 16) for at in range(0, users.num_rows, 1 << 16)]
     scorer(parts[0].slice(0, 10))
     start = time.process_time()
@@ -126,28 +133,23 @@ def rates(folder: Path, copies: int, size: int) -> dict[str, Any]:
     }
 
 
-def by_library(folder: Path, copies: int, size: int) -> dict[str, Any]:
-    """`mh.expand` on prepared users; preparing them is not part of its time."""
+def by_library(folder: Path, size: int) -> dict[str, Any]:
+    """`mh.prepare` and `mh.expand`; the campaign is that of the export, with its non-seeds."""
     general, data = mh.load(folder / "model"), mh.open_dataset(folder / "data")
-    path, count = folder / "rows.npy", copies * data.num_users
-    rows = np.lib.format.open_memmap(path, "w+", np.int32, (count, data.user_rows.shape[1]))
-    for copy in range(copies):
-        rows[copy * data.num_users : (copy + 1) * data.num_users] = data.user_rows
-    rows.flush()
-    ids = [np.asarray(data.user_ids) + copy * _APART for copy in range(copies)]
-    many = replace(data, user_ids=np.concatenate(ids), user_rows=np.load(path, mmap_mode="r"))
     campaign = data.campaign(data.index_of(_campaign(folder)))
+    new = folder / "world" / "new"
     start = time.monotonic()
+    many = mh.prepare(folder / "all", folder / "prepared", schema=data.schema)
+    many = many.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+    prepared = time.monotonic()
     audience = mh.expand(general, many, campaign, size=size)
-    result = _measured(start, count)
-    out = folder / "by_library"
-    out.mkdir(exist_ok=True)
-    audience.write_parquet(out / "audience.parquet")
-    path.unlink()
-    return result
+    result = _measured(prepared, many.num_users)
+    (folder / "by_library").mkdir(exist_ok=True)
+    audience.write_parquet(folder / "by_library" / "audience.parquet")
+    return result | {"prepare_seconds": round(prepared - start, 1)}
 
 
-def by_spark(folder: Path, copies: int, size: int) -> dict[str, Any]:
+def by_spark(folder: Path, size: int) -> dict[str, Any]:
     """Spark with two tasks at a time, in one Java process."""
     from pyspark.sql import SparkSession
 
@@ -155,18 +157,18 @@ def by_spark(folder: Path, copies: int, size: int) -> dict[str, Any]:
 
     builder = SparkSession.builder.master(f"local[{WORKERS}]").config("spark.driver.memory", "3g")
     spark = builder.config("spark.ui.enabled", "false").getOrCreate()
-    users = spark.read.parquet(*_files(folder, copies))
+    users = spark.read.parquet(str(folder / "all" / "users"))
     seeds = spark.createDataFrame(_seeds(folder).to_arrow())
     start = time.monotonic()
     found = expand_on_spark(users, folder / "export", size, exclude=seeds)
     checked = time.monotonic()
     found.write.mode("overwrite").parquet(str(folder / "by_spark"))
-    result = _measured(start, copies * WORLD_USERS)
+    result = _measured(start, len(_copies(folder)) * WORLD_USERS)
     spark.stop()
     return result | {"of_which_checks": round(checked - start, 1)}
 
 
-def by_ray(folder: Path, copies: int, size: int) -> dict[str, Any]:
+def by_ray(folder: Path, size: int) -> dict[str, Any]:
     """Ray with two workers that score, and a CPU more for tasks that read."""
     import ray
 
@@ -174,12 +176,12 @@ def by_ray(folder: Path, copies: int, size: int) -> dict[str, Any]:
 
     ray.init(num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    users = ray.data.read_parquet(_files(folder, copies))
+    users = ray.data.read_parquet(str(folder / "all" / "users"))
     seeds = ray.data.from_arrow(_seeds(folder).to_arrow())
     start = time.monotonic()
     found = expand_on_ray(users, folder / "export", size, exclude=seeds, num_workers=WORKERS)
     found.write_parquet(str(folder / "by_ray"), mode=ray.data.SaveMode.OVERWRITE)
-    result = _measured(start, copies * WORLD_USERS)
+    result = _measured(start, len(_copies(folder)) * WORLD_USERS)
     ray.shutdown()
     return result
 

@@ -15,6 +15,7 @@ SCHEMA = Schema(
         Field("member"),
     ),
     campaign=(Field("topic"),),
+    user_id="uid",
     missing=("NA",),
 )
 USERS, CAMPAIGNS = 3000, (7, 12, 31)
@@ -26,7 +27,7 @@ def tables():
     kinds = rng.integers(0, 60, USERS)
     users = pl.DataFrame(
         {
-            "user_id": [f"é{i:04d}" for i in rng.permutation(USERS)],
+            "uid": [f"é{i:04d}" for i in rng.permutation(USERS)],
             "city": [["Paris", "Lyon", "NA", None][k % 4] for k in kinds],
             "zip": [[75001, 5, None][k % 3] for k in kinds],
             "income": [[3.0, 10.5, 15.5, 99.0, None][k % 5] for k in kinds],
@@ -41,7 +42,7 @@ def tables():
     examples = pl.DataFrame(
         {
             "campaign_id": np.repeat(CAMPAIGNS, 200),
-            "user_id": users["user_id"][np.concatenate(shown)],
+            "uid": users["uid"][np.concatenate(shown)],
             "label": np.concatenate(
                 [rng.random(200) < p[kinds[own]] for p, own in zip(odds, shown, strict=True)]
             ).astype(int),
@@ -62,11 +63,11 @@ def same(found, expected):
 #: Users that are refused: what to change, and a part of the message.
 WRONG = (
     (lambda users: users.drop("city"), "no column 'city'"),
-    (lambda users: users.drop("user_id"), "no column 'user_id'"),
+    (lambda users: users.drop("uid"), "no column 'uid'"),
     (lambda users: users.with_columns(likes=pl.lit("tea")), "'likes' is of type"),
     (lambda users: users.with_columns(city=pl.col("likes")), "'city' is of type"),
     (lambda users: users.with_columns(income=pl.lit("much")), "'income'"),
-    (lambda users: users.with_columns(user_id=pl.lit(0.5)), "'user_id' is of type"),
+    (lambda users: users.with_columns(uid=pl.lit(0.5)), "'uid' is of type"),
     (lambda users: pl.concat([users, users[5:6]]), "occurs twice"),
-    (lambda users: users.with_columns(user_id=pl.lit(None, pl.String)), "no id"),
+    (lambda users: users.with_columns(uid=pl.lit(None, pl.String)), "no id"),
 )

@@ -32,7 +32,7 @@ def made(tmp_path_factory):
         folder=folder,
         users=frames["users"],
         examples=frames["examples"],
-        seeds=frames["examples"].filter(label=1).select("campaign_id", "user_id"),
+        seeds=frames["examples"].filter(label=1).select("campaign_id", user_id="uid"),
         data=data,
         general=general,
         models=models,
@@ -56,7 +56,7 @@ def scale_page(made, tmp_path):
     """The code of docs/scale.md for an engine, with the paths of what it reads and writes."""
     (tmp_path / "world" / "new").mkdir(parents=True)
     made.users.write_parquet(tmp_path / "world" / "users.parquet")
-    made.examples.write_csv(tmp_path / "world" / "new" / "examples.csv")
+    made.examples.rename({"uid": "user_id"}).write_csv(tmp_path / "world" / "new" / "examples.csv")
     page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
     page = re.sub(r'"(?=world/|audiences-)', f'"{tmp_path}/', page)
     codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

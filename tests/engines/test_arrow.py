@@ -26,6 +26,7 @@ FLOATS = [1.0, 12.5, 0.1, 1e5, -7.0, float("nan"), None, 3e-7, 0.0, -0.0, float(
 COLUMNS = {
     "text": (Field("x"), pl.Series(TEXTS)),
     "whole numbers": (Field("x"), pl.Series([5, 75001, -3, 0, None, 2**62, 12])),
+    "near numbers": (Field("x"), pl.Series([5, 7, None, 12, -1, 0])),
     "small numbers": (Field("x"), pl.Series([5, 1, None, 0, 12], dtype=pl.UInt8)),
     "floats": (Field("x"), pl.Series([*FLOATS, 1e15, 123456789012.0])),
     "short floats": (Field("x"), pl.Series(FLOATS, dtype=pl.Float32)),
@@ -40,6 +41,7 @@ COLUMNS = {
         pl.Series([["a", "b"], ["NA", "b", None, "a", "c"], [], None, ["c"]]),
     ),
     "lists of numbers": (Field("x", 3), pl.Series([[5, 0, 7, 8], [5], [None, 9], []])),
+    "lists of near numbers": (Field("x", 2), pl.Series([[5, 7, 8], [None, 9, -1], [], None])),
     "lists in text": (Field("x", 2, separator=";"), pl.Series(["a; b", ";NA;c ;b", "", None])),
     "buckets": (Field("x", buckets=3), pl.Series([0.1, 0.7, 5.0, None, 0.0, -2.0, 9.5])),
     "buckets of short floats": (
@@ -63,10 +65,10 @@ def test_cells_become_the_table_rows_of_prepare(kind, missing):
     vocabulary = Vocabulary((values,))
     expected = encode(frame, [column], vocabulary, missing=missing)
     own = module._Encoder(0, column, vocabulary, missing)
-    pad, arrow = vocabulary.num_rows, frame.to_arrow()["x"]
-    own.check(module._plain(arrow.type))
-    np.testing.assert_array_equal(own.rows(arrow.combine_chunks(), pad), expected)
-    np.testing.assert_array_equal(own.rows(arrow.combine_chunks()[3:], pad), expected[3:])
+    cells = frame.to_arrow()["x"]
+    own.check(module._plain(cells.type))
+    np.testing.assert_array_equal(own.rows(cells.combine_chunks()), expected)
+    np.testing.assert_array_equal(own.rows(cells.combine_chunks()[3:]), expected[3:])
 
 
 def test_a_text_of_many_types_is_one_value():
@@ -81,15 +83,15 @@ def test_a_text_of_many_types_is_one_value():
         pa.dictionary(pa.int8(), pa.string()),
     )
     for kind in kinds:
-        assert own.rows(column.cast(kind), 3)[:, 0].tolist() == [2, 0, 1, 3], kind
+        assert own.rows(column.cast(kind))[:, 0].tolist() == [2, 0, 1, 3], kind
 
 
 def test_what_a_missing_list_holds_does_not_count():
     own = module._Encoder(0, Field("x", 2), Vocabulary((np.arange(4),)), ())
     missing = pa.array([False, True, False])
     lists = pa.ListArray.from_arrays([0, 2, 4, 5], pa.array([0, 1, 2, 3, 2]), mask=missing)
-    assert own.rows(lists, 4).tolist() == [[0, 1], [4, 4], [2, 4]]
-    assert own.rows(lists[1:], 4).tolist() == [[4, 4], [2, 4]]
+    assert own.rows(lists).tolist() == [[0, 1], [4, 4], [2, 4]]
+    assert own.rows(lists[1:]).tolist() == [[4, 4], [2, 4]]
 
 
 def test_rows_and_scores_are_those_of_the_model(made):
@@ -127,17 +129,17 @@ def test_scoring_imports_no_part_that_trains(made):
 @pytest.mark.parametrize(("change", "message"), WRONG[:6])
 def test_users_of_another_form_are_refused(made, change, message):
     with pytest.raises(InputError, match=message) as refused:
-        open_export(made.export).check_sample(change(made.users).to_arrow(), "user_id")
+        open_export(made.export).check_sample(change(made.users).to_arrow())
     assert "\n" not in str(refused.value)
 
 
 def test_unseen_values_are_told_of(made, recwarn):
     scorer = open_export(made.export)
-    scorer.check_sample(made.users.to_arrow(), "user_id")
+    scorer.check_sample(made.users.to_arrow())
     assert not recwarn
     unseen = made.users.with_columns(likes=pl.lit(["milk"]).repeat_by(1).list.first())
     with pytest.warns(UserWarning, match="column 'likes': .* 100% are unseen.*'milk'"):
-        scorer.check_sample(unseen.to_arrow(), "user_id")
+        scorer.check_sample(unseen.to_arrow())
 
 
 def test_a_program_of_another_jax_is_refused(made, monkeypatch):

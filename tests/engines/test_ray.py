@@ -85,10 +85,10 @@ def test_a_killed_worker_changes_nothing(made):
 
 
 def test_excluded_users_are_in_no_audience(made, tmp_path):
-    gone = made.users[::2].select("user_id")
+    gone = made.users[::2].select(user_id="uid")
     one = made.seeds.select("user_id").vstack(gone)
-    users = dataset_of(made.users.rename({"user_id": "uid"}), 3)
-    found = expand_on_ray(users, made.export, 2000, exclude=dataset_of(one), user_id="uid")
+    users = dataset_of(made.users, 3)
+    found = expand_on_ray(users, made.export, 2000, exclude=dataset_of(one))
     found.write_parquet(str(tmp_path / "audiences"))
     written = pl.read_parquet(tmp_path / "audiences/*.parquet")
     assert same(written, made.audiences(2000, exclude=one["user_id"].to_list()))

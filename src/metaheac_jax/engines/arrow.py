@@ -27,10 +27,12 @@ from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, 
 from metaheac_jax.engines.top_users import BLOCK
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Field, Schema, Vocabulary, as_texts
+from metaheac_jax.schema import Field, Schema, Vocabulary, as_texts, whole_number
 
 #: Number of users that are scored at once on a CPU. A thousand fit into its caches.
 _CHUNK = 1024
+#: Range of whole numbers that are looked up in an array.
+_NEAR = 1 << 20
 
 
 def open_export(folder: Path | str, *, progress: Progress = silent) -> ArrowScorer:
@@ -64,13 +66,14 @@ class ArrowScorer:
     Attributes:
       export: the content of the export.
       campaigns: (C,) ids of the campaigns, int64 or text.
+      user_id: name of the id column of users.
       columns: names of the columns of users that it reads.
     """
 
     def __init__(self, export: Export) -> None:
         self.export, manifest = export, export.manifest
-        self.campaigns = pa.array(manifest["campaigns"])
         schema = Schema.from_json(manifest["schema"])
+        self.campaigns, self.user_id = pa.array(manifest["campaigns"]), schema.user_id
         self.columns = [own.name for own in schema.user]
         with np.load(io.BytesIO(export.files[VALUES]), allow_pickle=False) as values:
             vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
@@ -115,10 +118,10 @@ class ArrowScorer:
         """
         for own in self._encoders:
             own.check(_type_of(users.schema, own.field.name))
-        parts = [own.rows(_array(users[own.field.name]), self._pad) for own in self._encoders]
+        parts = [own.rows(_array(users[own.field.name])) for own in self._encoders]
         return np.concatenate(parts, axis=1)
 
-    def check_sample(self, users: pa.Table, id_column: str) -> pa.DataType:
+    def check_sample(self, users: pa.Table) -> pa.DataType:
         """Checks all columns, and the values of some users, before many are scored.
 
         Warns of a field most of whose values are unseen in training.
@@ -129,10 +132,11 @@ class ArrowScorer:
         Raises:
           InputError: a column is missing or has another type, or a cell is no number.
         """
-        kind = _type_of(users.schema, id_column)
+        name = self.user_id
+        kind = _type_of(users.schema, name)
         if not (types.is_integer(kind) or _is_text(kind)):
             raise InputError(
-                f"users: {id_column!r} is of type {kind}, expected whole numbers or text; cast it"
+                f"users: {name!r} is of type {kind}, expected whole numbers or text; cast it"
             )
         self.rows(users)
         for own in self._encoders:
@@ -189,27 +193,27 @@ class _Encoder:
                 f"users: column {self.field.name!r} is of type {kind}, expected {expected}; cast it"
             )
 
-    def rows(self, column: pa.Array, pad: int) -> np.ndarray:
+    def rows(self, column: pa.Array) -> np.ndarray:
         """(P, slots) int32 table rows of the cells of P users."""
         slots = self.field.slots
         if self.field.edges:
             buckets = self.field.bucket(self._numbers(column))
             return self.vocabulary.encode(self.number, buckets)[:, None]
         if slots == 1:
-            return self._values(column)[0][:, None]
+            found = self._values(column)
+            [none] = self.vocabulary.encode_texts(self.number, [""])
+            return np.where(found < 0, none, found)[:, None]
         lists = self._lists(column)
-        found, missing = self._values(lists.flatten())
+        found = self._values(lists.flatten())
         length = pc.list_value_length(lists).fill_null(0).to_numpy()
-        user = np.repeat(np.arange(len(column)), length)
-        if missing.any():
-            found, user = found[~missing], user[~missing]
-            length = np.bincount(user, minlength=len(column))
-        place = np.arange(len(user)) - (np.cumsum(length) - length)[user]
+        if (found < 0).any():
+            user = np.repeat(np.arange(len(length)), length)[found >= 0]
+            found, length = found[found >= 0], np.bincount(user, minlength=len(length))
         if (length > slots).any():
-            kept = place < slots
-            found, user, place = found[kept], user[kept], place[kept]
-        rows = np.full((len(column), slots), pad, np.int32)
-        rows[user, place] = found
+            first = np.repeat(np.cumsum(length) - length, length)
+            found = found[np.arange(len(found)) - first < slots]
+        rows = np.full((len(length), slots), self.vocabulary.num_rows, np.int32)
+        rows[np.arange(slots) < length[:, None]] = found
         return rows
 
     def unseen(self, column: pa.Array) -> tuple[float, str]:
@@ -217,11 +221,11 @@ class _Encoder:
         if self.field.edges:
             return 0.0, ""
         values = column if self.field.slots == 1 else self._lists(column).flatten()
-        rows, missing = self._values(values)
-        unseen = (rows == self.vocabulary.num_rows) & ~missing
+        rows = self._values(values)
+        unseen = rows == self.vocabulary.num_rows
         if not unseen.any():
             return 0.0, ""
-        return unseen.sum() / (~missing).sum(), str(values[int(unseen.argmax())])
+        return unseen.sum() / (rows >= 0).sum(), str(values[int(unseen.argmax())])
 
     def _lists(self, column: pa.Array) -> pa.Array:
         if _is_list(column.type):
@@ -229,16 +233,41 @@ class _Encoder:
         lists = pc.split_pattern(pc.cast(column, pa.string()).fill_null(""), self.field.separator)
         return pa.ListArray.from_arrays(lists.offsets, pc.utf8_trim_whitespace(lists.values))
 
-    def _values(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) int32 table rows of a category's values, and (n,) bool, whether each is missing."""
+    def _values(self, values: pa.Array) -> np.ndarray:
+        """(n,) int32 table rows of a category's values, -1 where one is missing."""
+        if types.is_signed_integer(values.type) and self._whole is not None:
+            first, rows = self._whole
+            numbers = pc.cast(values, pa.int64()).fill_null(first).to_numpy()
+            found = rows[np.clip(numbers, first, first + len(rows) - 1) - first]
+            if values.null_count:
+                found[values.is_null().to_numpy(zero_copy_only=False)] = -1
+            return found
         texts, index = _distinct(values)
         missing = pc.is_in(texts, self._absent).to_numpy(zero_copy_only=False)
         place = pc.index_in(texts, self._known).fill_null(-1).to_numpy()
         rows = (place + self.vocabulary.offsets[self.number]).astype(np.int32)
-        other = np.flatnonzero((place < 0) | missing)  # unseen, or spelled otherwise
-        spelled = pc.if_else(pa.array(missing), "", texts).take(pa.array(other)).to_pylist()
+        other = np.flatnonzero((place < 0) & ~missing)  # unseen, or spelled otherwise
+        spelled = texts.take(pa.array(other)).to_pylist()
         rows[other] = self.vocabulary.encode_texts(self.number, spelled)
-        return rows[index], missing[index]
+        rows[missing] = -1
+        return rows[index]
+
+    @functools.cached_property
+    def _whole(self) -> tuple[int, np.ndarray] | None:
+        """Table rows of the whole numbers from the first on; None if known ones are far apart.
+
+        The first and the last number have the row of all unseen ones.
+        """
+        known = self.vocabulary.values[self.number]
+        if self.field.edges or known.dtype.kind == "U":
+            return None
+        numbers = [*filter(None, map(whole_number, [*as_texts(known), *self.missing])), 0]
+        first, last = min(numbers) - 1, max(numbers) + 1
+        if last - first > _NEAR:
+            return None
+        near = np.arange(first, last + 1)
+        missing = pc.is_in(pa.array(as_texts(near)), self._absent).to_numpy(zero_copy_only=False)
+        return first, np.where(missing, -1, self.vocabulary.encode(self.number, near))
 
     def _numbers(self, column: pa.Array) -> np.ndarray:
         """(P,) float64 numbers, NaN for missing ones."""
@@ -281,7 +310,9 @@ def _type_of(schema: pa.Schema, column: str) -> pa.DataType:
 
 
 def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

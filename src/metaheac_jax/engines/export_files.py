@@ -1,6 +1,6 @@
 """The files of an export, which score users without the part of the package that trains.
 
-    scorer.json        campaigns, fields, how cells become table rows, versions, digests
+    scorer.json        campaigns, columns, how cells become table rows, versions, digests
     scorer.stablehlo   the program, serialised by `jax.export`
     weights.npz        its first argument, a dictionary of arrays that includes the table
     values.npz         per field, ``values/NAME``: the known raw values, ascending
@@ -23,7 +23,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import read_sealed
 
-FORMAT = "metaheac_jax scorer 3"
+FORMAT = "metaheac_jax scorer 4"
 MANIFEST = "scorer.json"
 PROGRAM, WEIGHTS, VALUES = "scorer.stablehlo", "weights.npz", "values.npz"
 #: What to do about an export that cannot be read.

@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.data.checkpoint import CheckpointConfig
 
 from metaheac_jax.engines.arrow import open_export, scorer_of_worker
+from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
     BLOCK,
     CAMPAIGN,
@@ -26,7 +27,6 @@ from metaheac_jax.engines.top_users import (
     USER,
     TopUsers,
     keys_of,
-    refuse_repeated,
 )
 from metaheac_jax.errors import check_whole
 
@@ -39,7 +39,6 @@ def expand_on_ray(
     size: int,
     *,
     exclude: Dataset | None = None,
-    user_id: str = USER,
     num_workers: int = 1,
     num_gpus: float = 0,
     checkpoint: str | None = None,
@@ -52,7 +51,6 @@ def expand_on_ray(
       size: K, the number of users per campaign; fewer if there are fewer candidates.
       exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
         only from the audiences of that campaign. The campaigns' seeds belong there.
-      user_id: name of the id column of ``users``.
       num_workers: number of processes that score; each needs a CPU, and reading needs another.
       num_gpus: GPUs of each of them.
       checkpoint: folder or URL that keeps all scores, so that the same job goes on where it was if
@@ -68,7 +66,7 @@ def expand_on_ray(
     check_whole("size", size, 1)
     scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
     sample = pa.concat_tables(ray.get(users.limit(SAMPLE).to_arrow_refs()))
-    id_type = scorer.check_sample(sample, user_id)
+    user_id, id_type = scorer.user_id, scorer.check_sample(sample)
     pool = {
         "compute": ActorPoolStrategy(min_size=1, max_size=num_workers),
         "num_gpus": num_gpus,
@@ -77,13 +75,18 @@ def expand_on_ray(
     }
     content = ray.put(scorer.export)
     users = users.select_columns([user_id, *scorer.columns])
+    parts = users.select_columns([user_id]).map_batches(
+        divided, fn_args=(id_type,), batch_size=None, batch_format="pyarrow"
+    )
+    found = parts.groupby(PART, num_partitions=num_cpus).map_groups(
+        repeated, batch_format="pyarrow"
+    )
+    refuse_repeated([row[USER] for row in found.take(1)])
     if checkpoint is not None:
         place = f"{checkpoint}/{scorer.export.digest}"
         scores = users.map_batches(_Scores, fn_constructor_args=(content, user_id), **pool)
         users = _kept(scores, place, user_id)
     users = users.rename_columns({user_id: USER})
-    counts = users.select_columns([USER]).groupby(USER, num_partitions=num_cpus).count()
-    refuse_repeated(*counts.map_batches(_repeated, batch_format="pyarrow").take(1))
     pairs, spare = None, 0
     if exclude is not None:
         columns: Any = exclude.schema()
@@ -144,10 +147,6 @@ class _Best:
             scores = users[SCORE].combine_chunks().flatten().to_numpy()
             return self._top.add(users[USER], scores.reshape(users.num_rows, -1))
         return self._top.add(users[USER], self._scorer(users))
-
-
-def _repeated(counts: pa.Table) -> pa.Table:
-    return counts.filter(pc.or_(pc.greater(counts["count()"], 1), pc.is_null(counts[USER])))
 
 
 @ray.remote(num_returns=2)

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
@@ -22,6 +23,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 
 from metaheac_jax.engines.arrow import open_export, scorer_of_worker
 from metaheac_jax.engines.export_files import Export
+from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
     CAMPAIGN,
     RANK,
@@ -31,11 +33,12 @@ from metaheac_jax.engines.top_users import (
     TopUsers,
     blocks,
     keys_of,
-    refuse_repeated,
 )
 from metaheac_jax.errors import InputError, check_whole
 
 _MERGING = 8  # tasks that merge the best users of all partitions
+#: Without this limit, Spark does not measure the batch of rows for Python after each row.
+_UNMEASURED = "spark.sql.execution.arrow.maxBytesPerBatch", str(2**31 - 1)
 
 
 def expand_on_spark(
@@ -44,17 +47,16 @@ def expand_on_spark(
     size: int,
     *,
     exclude: DataFrame | None = None,
-    user_id: str = USER,
 ) -> DataFrame:
     """The users whom an export scores highest, as `expand` finds them.
 
     Args:
-      users: a row per user, with the columns from which the data was prepared.
+      users: a row per user, with the columns from which the data was prepared. In its session,
+        `_UNMEASURED` is set.
       export: folder on the driver, from `metaheac export`; tasks receive its content.
       size: K, the number of users per campaign; fewer if there are fewer candidates.
       exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
         only from the audiences of that campaign. The campaigns' seeds belong there.
-      user_id: name of the id column of ``users``.
 
     Returns:
       campaign_id, rank (from 1), user_id and score. Users are scored when it is computed.
@@ -65,12 +67,13 @@ def expand_on_spark(
     """
     check_whole("size", size, 1)
     scorer = open_export(export)
-    given = [own for own in (user_id, *scorer.columns) if own in users.columns]
-    users = users.select([F.col(f"`{own}`") for own in given])
-    scorer.check_sample(users.limit(SAMPLE).toArrow(), user_id)
-    users = users.withColumnRenamed(user_id, USER)
-    counts = users.groupBy(USER).count().where(f"count > 1 OR {USER} IS NULL")
-    refuse_repeated(*(row.asDict() for row in counts.limit(1).collect()))
+    wanted = [scorer.user_id, *scorer.columns]
+    if {*wanted} <= {*users.columns}:
+        users = users.select([F.col(f"`{own}`") for own in wanted])
+    users.sparkSession.conf.set(*_UNMEASURED)
+    kind = scorer.check_sample(users.limit(SAMPLE).toArrow())
+    users = users.withColumnRenamed(scorer.user_id, USER)
+    refuse_repeated(_repeated(users.select(USER), kind))
     campaigns, id_type = scorer.campaigns, users.schema[USER].dataType
     pairs, spare = None, 0
     if exclude is not None:
@@ -92,6 +95,19 @@ def expand_on_spark(
     order = Window.partitionBy(CAMPAIGN).orderBy(F.desc(SCORE), USER)
     ranked = best.withColumn(RANK, F.row_number().over(order)).where(F.col(RANK) <= size)
     return ranked.select(CAMPAIGN, RANK, USER, SCORE)
+
+
+def _repeated(ids: DataFrame, kind: pa.DataType) -> list[Any]:
+    """An id that occurs twice, or None for one that is missing; an empty list if all is well."""
+    name = ids.schema[USER].dataType.simpleString()
+
+    def divide(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for block in blocks(batches):
+            yield from divided(block, kind).to_batches()
+
+    parts = ids.mapInArrow(divide, f"{PART} bigint, ids array<{name}>").groupBy(PART)
+    found = parts.applyInArrow(repeated, f"{USER} {name}").limit(1).collect()
+    return [row[USER] for row in found]
 
 
 def _best(
@@ -123,19 +139,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True, help="users per audience")
     what = "Parquet files of users to leave out: user_id, and campaign_id if it is not for all"
     parser.add_argument("--exclude", help=what)
-    parser.add_argument("--user-id", default=USER, help="name of the id column of the users")
     options = parser.parse_args()
     spark = SparkSession.builder.appName("metaheac").getOrCreate()
     read = spark.read.parquet
     exclude = None if options.exclude is None else read(options.exclude)
     try:
-        found = expand_on_spark(
-            read(options.users),
-            options.export,
-            options.size,
-            exclude=exclude,
-            user_id=options.user_id,
-        )
+        found = expand_on_spark(read(options.users), options.export, options.size, exclude=exclude)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

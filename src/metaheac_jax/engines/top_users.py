@@ -21,17 +21,6 @@ CAMPAIGN, RANK, USER, SCORE = "campaign_id", "rank", "user_id", "score"
 BLOCK, SAMPLE = 1 << 16, 1000
 
 
-def refuse_repeated(*found: Mapping[str, Any]) -> None:
-    """Refuses users if a row was found that has no ``user_id``, or one that several rows have.
-
-    Raises:
-      InputError: there is a row.
-    """
-    for row in found:
-        what = "a user has no id" if row[USER] is None else f"user {row[USER]} occurs twice"
-        raise InputError(f"users: {what}; give one row per user")
-
-
 def keys_of(
     kinds: Mapping[str, pa.DataType], campaign: pa.DataType, user: pa.DataType
 ) -> dict[str, pa.DataType]:
