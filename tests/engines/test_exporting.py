@@ -85,8 +85,8 @@ def test_a_damaged_file_is_refused_before_it_is_used(made, tmp_path, name, damag
 def test_another_version_is_refused(made, tmp_path):
     export = shutil.copytree(made.export, tmp_path / "tea")
     manifest = (export / MANIFEST).read_text()
-    (export / MANIFEST).write_text(manifest.replace(FORMAT, "metaheac_jax scorer 2"))
-    with pytest.raises(InputError, match=r"format .*scorer 2.*, expected .*scorer 3.*export the"):
+    (export / MANIFEST).write_text(manifest.replace(FORMAT, "metaheac_jax scorer 3"))
+    with pytest.raises(InputError, match=r"format .*scorer 3.*, expected .*scorer 4.*export the"):
         open_export(export)
 
 
