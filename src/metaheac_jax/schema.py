@@ -61,6 +61,9 @@ class Field:
       buckets: number of quantile buckets of a number; 0 for a category. A frequent number has a
         bucket of its own. The ``edges`` are found if there are none.
       sensitive: whether the field is hidden from all models; see `SensitiveField`.
+      history: the name of a list of campaigns of users' histories, see `data.history`: the field's
+        own if its values are the campaigns' ids, that of the list before it if it has their
+        attributes. Empty for other fields.
 
     Raises:
       InputError: a value is invalid or does not go with another; the message names the field.
@@ -72,6 +75,7 @@ class Field:
     separator: str = _of_tables("")
     buckets: int = _of_tables(0)
     sensitive: bool = _of_tables(False)
+    history: str = ""
 
     def __post_init__(self) -> None:
         where = f"schema: field {self.name!r:.60}"
@@ -94,6 +98,8 @@ class Field:
             raise InputError(f"{where}: only a list has a separator; set slots to 2 or more")
         if self.buckets == 1 or (self.is_number and self.slots > 1):
             raise InputError(f"{where}: a number needs two buckets or more, and a single slot")
+        if self.history == self.name and (self.is_number or self.sensitive):
+            raise InputError(f"{where}: a history has ids of campaigns, and is not sensitive")
 
     @property
     def is_number(self) -> bool:
@@ -135,6 +141,7 @@ class Schema:
       user_id: name of the id column of users, in all files that have it.
       campaign_id: name of the id column of campaigns, in all files that have it.
       missing: texts that are a missing value if a cell or a value of a list consists of one.
+      history: number of campaigns in each list of users' histories, from the examples; 0 for none.
 
     Raises:
       InputError: a field is named twice, is an id column or has an option that it cannot have; the
@@ -146,8 +153,10 @@ class Schema:
     user_id: str = _of_tables("user_id")
     campaign_id: str = _of_tables("campaign_id")
     missing: tuple[str, ...] = _of_tables(())
+    history: int = _of_tables(0)
 
     def __post_init__(self) -> None:
+        check_whole("schema: history", self.history, 0)
         names = [self.user_id, self.campaign_id, *(field.name for field in self.fields)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -181,6 +190,16 @@ class Schema:
     def user_starts(self) -> tuple[int, ...]:
         """First slot of each of the M user fields."""
         return (0, *accumulate(field.slots for field in self.user))[:-1]
+
+    @property
+    def lists(self) -> list[tuple[int, int, int, int]]:
+        """Per list of campaigns its number among the fields, first slot, slots and fields."""
+        found = list[tuple[int, int, int, int]]()
+        for number, (own, start) in enumerate(zip(self.user, self.user_starts, strict=True)):
+            if own.history:
+                count = sum(other.history == own.history for other in self.user)
+                found += [(number, start, own.slots, count)] if own.history == own.name else []
+        return found
 
     def check_same(self, other: Schema, what: str) -> None:
         """Refuses another schema.

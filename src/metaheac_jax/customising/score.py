@@ -21,6 +21,7 @@ from jax import Array
 from metaheac_jax.backend import at_a_time, in_threads, platform
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.history import Hidden, HiddenUsers
 from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import AdaptedWeights, Scorer, Weights, with_own_parameters
@@ -277,6 +278,62 @@ class SumScorer(Scorer):
             return None
         weights, each = joint
         return weights, lambda weights, users: self._sum(each(weights, users))
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenScorer(Scorer):
+    """The scorer of users without a part of their histories.
+
+    Attributes:
+      scorer: scores them.
+      hidden: what is left out.
+    """
+
+    scorer: Scorer
+    hidden: Hidden
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_odds", self.scorer.log_odds)
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) scores."""
+        return self.scorer(HiddenUsers(users, self.hidden))
+
+    @property
+    def group(self) -> Hashable | None:
+        """The scorer's, if the same is left out."""
+        own = self.scorer.group
+        return None if own is None else (self.hidden.rows.tobytes(), own)
+
+    def together(self, group: Sequence[HiddenScorer]) -> Callable[[UserRows], np.ndarray]:
+        """See `Scorer.together`."""
+        score = self.scorer.together([own.scorer for own in group])
+        return lambda users: score(HiddenUsers(users, self.hidden))
+
+    @property
+    def copies(self) -> bool:
+        """Whether the scorer copies the table."""
+        return self.scorer.copies
+
+    def with_own_table(self) -> HiddenScorer:
+        """See `Scorer.with_own_table`."""
+        return replace(self, scorer=self.scorer.with_own_table())
+
+    def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> HiddenScorer:
+        """See `Scorer.on_device`."""
+        return replace(self, scorer=self.scorer.on_device(device, moved))
+
+    def program(self) -> tuple[dict[str, Any], Callable[..., Array]] | None:
+        """See `Scorer.program`."""
+        if (own := self.scorer.program()) is None:
+            return None
+        weights, score = own
+        return weights, lambda weights, users: score(weights, self.hidden(users))
+
+
+def without_hidden(scorer: Scorer, hidden: Hidden | None) -> Scorer:
+    """The scorer, of users without what is hidden; the same if nothing is."""
+    return scorer if hidden is None else HiddenScorer(scorer, hidden)
 
 
 def score_many(scorers: Sequence[Scorer]) -> Callable[[UserRows], np.ndarray]:

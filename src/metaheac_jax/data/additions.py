@@ -40,7 +40,9 @@ def add(
     with locked(folder):
         forgets = np.size(np.asarray(exclude, object)) > 0
         unread = () if forgets else of_users
-        data = open_dataset(folder, verify=lambda name: name not in unread, progress=progress)
+        data = open_dataset(
+            folder, verify=lambda name: name not in unread, histories=False, progress=progress
+        )
         schema = data.schema
         excluded = as_id_texts(exclude, schema.user_id)
         rows = _rows_of(data)

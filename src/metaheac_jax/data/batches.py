@@ -166,21 +166,26 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       pad_to: B.
     """
     users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
-    return _as_batch(dataset, users, label, campaign, pad_to)
+    own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
+    return _as_batch(dataset.rows_of(users, own), label, campaign, pad_to, dataset.num_rows)
 
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     """D_c, the examples on which a campaign's model is customised; ids are table rows."""
     users, labels = campaign.users, campaign.labels
-    return _as_batch(dataset, users, labels, campaign.rows, len(users))
+    own = (
+        dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
+    )
+    rows = dataset.rows_of(users, own)
+    return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
 
 
 def _as_batch(
-    dataset: Dataset, users: np.ndarray, label: np.ndarray, campaign: np.ndarray, pad_to: int
+    rows: np.ndarray, label: np.ndarray, campaign: np.ndarray, pad_to: int, pad: int
 ) -> Batch:
-    n = len(users)
-    user = np.full((pad_to, dataset.user_rows.shape[1]), dataset.num_rows, np.int32)
-    user[:n] = dataset.user_rows[users]
+    n = len(rows)
+    user = np.full((pad_to, rows.shape[1]), pad, np.int32)
+    user[:n] = rows
     padded, weight = np.zeros(pad_to, np.float32), np.zeros(pad_to, np.float32)
     padded[:n], weight[:n] = label, 1
     return Batch(Ids(user, campaign), padded, weight)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -60,6 +60,18 @@ class UserRows(Protocol):
 
     def __getitem__(self, users: Any, /) -> np.ndarray:
         """The rows of these users, by index array or slice."""
+
+
+class Example(NamedTuple):
+    """An index of users who are examples of campaigns: their histories lack that campaign.
+
+    Attributes:
+      users: (n,) indices.
+      campaign: index of the campaign, or (n,) one for each.
+    """
+
+    users: np.ndarray
+    campaign: int | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +163,15 @@ class Dataset:
         stages = {"stage1": self.stage1, "stage2": self.stage2}
         return stages if self.left_out is None else {**stages, "left_out": self.left_out}
 
+    def rows_of(self, users: np.ndarray, campaign: int | np.ndarray | None) -> np.ndarray:
+        """Reads the table rows of users who are examples of a campaign, by index, or of one each.
+
+        So their histories lack it. None is a campaign that is not in the data.
+        """
+        if campaign is None or not self.schema.lists:
+            return self.user_rows[users]
+        return self.user_rows[Example(users, campaign)]
+
     def campaign(self, index: int, *, seed: int = 0, pool: np.ndarray | None = None) -> Campaign:
         """Makes a campaign with its stage-1 examples, on which a model is customised.
 
@@ -190,13 +211,15 @@ class Dataset:
         taken: np.ndarray,
         seed: int,
         pool: np.ndarray | None,
+        *,
+        known: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Users and labels of examples, and of random non-seeds, not taken, for some seeds.
 
         Raises:
           InputError: nobody is left to draw.
         """
-        others = draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=pool)
+        others = self._draw(seeds, seed, taken, pool, known=known)
         if not len(others):
             raise InputError(
                 f"{self.where}: all {self.num_users} users are examples of the campaign or outside "
@@ -204,6 +227,36 @@ class Dataset:
             )
         both = np.concatenate([users, others]), np.concatenate([labels, np.zeros_like(others)])
         return both[0].astype(np.int32), both[1].astype(np.int8)
+
+    def _draw(
+        self,
+        seeds: np.ndarray,
+        seed: int,
+        taken: np.ndarray,
+        pool: np.ndarray | None,
+        *,
+        known: int = 1,
+    ) -> np.ndarray:
+        """Random non-seeds, by index; of them and of the seeds, the same fraction has a history.
+
+        Otherwise whether a user was ever shown a campaign would tell the seeds. Of the seeds'
+        examples, ``known`` is of the campaign itself.
+        """
+        rows = self.user_rows
+        while isinstance(rows, MappedRows):
+            rows = rows.rows
+        counts = getattr(rows, "num_campaigns", None)  # of `data.history.HistoryRows`
+        if counts is None:
+            return draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=pool)
+        has, able = counts > 0, np.ones(self.num_users, bool) if pool is None else pool
+        fraction = np.mean(counts[seeds] > known)
+        parts = [
+            (share, draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=able & own))
+            for share, own in ((fraction, has), (1 - fraction, ~has))
+            if share
+        ]
+        total = min(len(users) / share for share, users in parts)
+        return np.concatenate([users[: round(share * total)] for share, users in parts])
 
     def _examples_of(self, index: int) -> np.ndarray:
         """The users of all examples of a campaign, by index."""
@@ -225,7 +278,7 @@ class Dataset:
             for c in np.flatnonzero((given > 0) & (others == 0)).tolist():
                 of = stage.of(c)
                 seeds, taken = stage.user[of][kinds[0][of]], data._examples_of(c)
-                users = draw_non_seeds(self.num_users, seeds, seed, taken=taken)
+                users = self._draw(seeds, seed, taken, None)
                 drawn |= {c: users} if len(users) else {}
             if drawn:
                 users = np.concatenate([*drawn.values()])
@@ -346,7 +399,7 @@ class Dataset:
                 "that the ids are those of the prepared users"
             )
         labels = np.ones(len(users), np.int8)
-        users, labels = self._with_non_seeds(users, labels, users, users, seed, pool)
+        users, labels = self._with_non_seeds(users, labels, users, users, seed, pool, known=0)
         return Campaign(
             id=None,
             rows=rows,

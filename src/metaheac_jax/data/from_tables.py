@@ -36,6 +36,8 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 TABLES = ("users", "campaigns", "examples")
+#: An inferred schema has histories of so many campaigns if users with examples have two on average.
+HISTORY, EXAMPLES_PER_USER = 20, 2
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
@@ -93,6 +95,7 @@ def prepare(
     folder = Path(source).resolve()  # of a URL, one that does not exist
     world, beside = folder / TITLE, folder / TABLE_SCHEMA
     title = world.read_text().splitlines()[0] if world.is_file() else folder.name
+    infers = schema is None and not beside.exists()
     if schema is None:
         schema = Schema.read(beside) if beside.exists() else infer_schema(paths)
     excluded = as_id_texts(exclude, schema.user_id)
@@ -116,6 +119,8 @@ def prepare(
     table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
     table.leave_out(schema.user_id, excluded)
     examples = read_examples(table, schema, indices(ids), campaign_ids)
+    if infers and len(examples) >= EXAMPLES_PER_USER * examples["user"].n_unique():
+        schema = replace(schema, history=HISTORY)
     stages = [
         as_examples(examples.filter(stage=stage), len(campaign_ids)).shuffled() for stage in (1, 2)
     ]

@@ -41,9 +41,10 @@ class Lengths:
 
     @cached_property
     def many(self) -> list[tuple[int, Field]]:
-        """First slot and field of each many-valued field, (L,)."""
+        """First slot and field of each many-valued field, (L,); one of a list of campaigns."""
         pairs = zip(self.schema.user_starts, self.schema.user, strict=True)
-        return [(start, field) for start, field in pairs if field.slots > 1]
+        own = ((start, field) for start, field in pairs if field.history in ("", field.name))
+        return [(start, field) for start, field in own if field.slots > 1]
 
     @cached_property
     def vocabularies(self) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from metaheac_jax.data.campaign import Examples
 from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField, UserRows
+from metaheac_jax.data.history import with_histories
 from metaheac_jax.files import fsync, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -30,7 +31,7 @@ from metaheac_jax.sealed import (
     write_manifest,
 )
 
-FORMAT = "metaheac_jax dataset 4"
+FORMAT = "metaheac_jax dataset 5"
 MANIFEST = "manifest.json"
 #: The schema with which tables were prepared; beside tables, with which they are to be.
 TABLE_SCHEMA = "schema.json"
@@ -127,6 +128,7 @@ def open_dataset(
     directory: Path | str,
     *,
     verify: bool | Callable[[str], bool] = True,
+    histories: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
     """Opens a dataset with memory-mapped columns.
@@ -139,6 +141,7 @@ def open_dataset(
       directory: a directory written by `write_dataset`.
       verify: also compare the SHA-256 of each file with the manifest, which reads all files; or of
         which, by the name of the column.
+      histories: also add the fields of histories, see `data.history`; they are not on disk.
       progress: receives the number of bytes verified.
 
     Raises:
@@ -150,7 +153,8 @@ def open_dataset(
     options["verify"] = (lambda name: verify(_column_of(name))) if callable(verify) else verify
 
     def read() -> Dataset:
-        return _open(directory, read_sealed(directory, MANIFEST, **options))
+        data = _open(directory, read_sealed(directory, MANIFEST, **options))
+        return with_histories(data) if histories else data
 
     return read_undisturbed(directory, MANIFEST, read)
 

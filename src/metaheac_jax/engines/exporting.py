@@ -52,8 +52,8 @@ def export_scorer(
 
     Raises:
       InputError: the method adapts no network's weights, the models are of several general models
-        or of one campaign, the folder exists and is not an export or has a foreign file in it, or
-        flatbuffers is not installed.
+        or of one campaign, users have histories from the examples, the folder exists and is not
+        an export or has a foreign file in it, or flatbuffers is not installed.
     """
     check_flatbuffers()
     models = [models] if isinstance(models, Customised) else models
@@ -67,6 +67,11 @@ def export_scorer(
             "that has, such as 'metaheac'"
         )
     (weights, score), schema, vocabulary = program, general.schema, general.vocabulary
+    if schema.history:
+        raise InputError(
+            f"{general.data}: users' histories come from the examples, which an export does not "
+            "have; prepare the data with a schema whose history is 0"
+        )
     content = {
         "format": FORMAT,
         "method": general.method,

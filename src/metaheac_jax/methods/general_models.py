@@ -13,9 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metaheac_jax.backend import environment
+from metaheac_jax.customising.score import without_hidden
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.history import Hidden, limited
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.config import Config
@@ -140,11 +142,15 @@ def fit(
         data = data.encoded_for(data.schema, union)
     data = data.completed(seed)
     check_campaigns(data, chosen)
+    if method.holds_out and not len(held):
+        chosen, held = hold_out_campaigns(data, chosen, seed, start=start)
+    before = () if start is None else start.campaigns
+    counted = data.campaigns_among([*before, *_ids(data, chosen)])
+    counted[held] = False
+    data = limited(data, counted)
     run = Run(data, chosen, seed, directory, hooks, progress, start=start, mesh=mesh)
     run = replace(run, label=method.label)
     if method.holds_out:
-        if not len(held):
-            chosen, held = hold_out_campaigns(data, chosen, seed, start=start)
         halves = [halve(data, int(c), seed) for c in held]
         judge = partial(judge_state, method.customise, run, halves)
         run = replace(run, campaigns=chosen, held_out=held, judge=judge)
@@ -289,6 +295,10 @@ def customise(
     if known is not data:
         lookup = general.vocabulary.rows_of(data.vocabulary)
         own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
+    counted = known.campaigns_among(general.campaigns)
+    known = limited(known, counted)
     run = Run(known, np.empty(0, int), seed, progress=progress)
     scorers = method.customise(run, on_device(general.state), own)
+    hidden = [Hidden.of(known, counted, campaign) for campaign in own]
+    scorers = map(without_hidden, scorers, hidden)
     return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=True)]

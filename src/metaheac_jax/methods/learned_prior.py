@@ -240,7 +240,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             kept = np.arange(*stage.offsets[c : c + 2])
             if len(kept) > _MAX_EXAMPLES:
                 kept = np.sort(generator(run.seed, c).permutation(kept)[:_MAX_EXAMPLES])
-            x = features(factors(dataset.user_rows[stage.user[kept]]))
+            x = features(factors(dataset.rows_of(stage.user[kept], c)))
             campaigns.append(Examples(x, stage.label[kept]))
         groups = groups[features.columns]
         strength = self.config.strength * len(groups)

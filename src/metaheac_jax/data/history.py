@@ -1,0 +1,236 @@
+"""Histories: campaigns that a user converted in, and those that she was shown and did not.
+
+They are user fields that are computed when rows are read, so an example that is added counts at
+once. A *list* is a field of campaign ids, followed by fields with the attributes of the same
+campaigns in the same slots. A user's campaigns, up to the number of slots, are chosen and placed
+without regard to labels.
+
+An example's own campaign is in no list of its user, see `data.dataset.Example`. Nor is a campaign
+that a model was not trained on, see `limited` and `Hidden`. So whether a slot is empty tells
+nothing of the example's label, and labels of held-out and of new campaigns are in no input. A field
+that the user table has may be such a list, too (`Field.history`).
+
+Axes: U users, C campaigns, S slots of a user, H slots of a list, F fields of a list, E examples by
+user, n users that are read, R table rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from metaheac_jax.data.campaign import Campaign, plain_id
+from metaheac_jax.data.dataset import Dataset, Example, MappedRows, UserRows
+from metaheac_jax.schema import Field, Schema, Vocabulary
+
+NAMES = {"converted": 1, "not_converted": 0}  # the lists that are computed, and their label
+#: An attribute is in the lists if it has so few values that this many campaigns share each.
+_CAMPAIGNS_PER_VALUE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryRows:
+    """User rows with histories, computed for the users that are read; an `Example` may index them.
+
+    Attributes:
+      rows: (U, ...) rows without the lists that are computed; pad ids are those of other rows.
+      pad: R.
+      counted: (C,) bool, the campaigns that are in lists.
+      slots: H.
+      offsets: (U + 1,) where the examples of each user begin.
+      campaign, label: (E,) of the examples, by user.
+      values: per list that is computed, its label, and (C, F) table rows of each campaign.
+      given: per list that the rows have, its slots, and (C,) the table row of each campaign.
+    """
+
+    rows: UserRows
+    pad: int
+    counted: np.ndarray
+    slots: int
+    offsets: np.ndarray
+    campaign: np.ndarray
+    label: np.ndarray
+    values: Sequence[tuple[int, np.ndarray]]
+    given: Sequence[tuple[slice, np.ndarray]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(U, S)."""
+        added = sum(self.slots * of.shape[1] for _, of in self.values)
+        return len(self.rows), self.rows.shape[1] + added
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        users, own = key if isinstance(key, Example) else (key, np.array(-1))
+        own = np.asarray(own)[..., None]  # of all users, or of each
+        rows = np.array(self.rows[users])
+        for slots, of in self.given:
+            uncounted = np.append(of[~self.counted], self.pad)
+            masked = np.where(own < 0, self.pad, of[own])
+            gone = np.isin(rows[:, slots], uncounted) | (rows[:, slots] == masked)
+            rows[:, slots][gone] = self.pad
+        if not self.values:
+            return rows
+        number = np.arange(len(self))[users]
+        place = self.offsets[number][:, None] + np.arange(self.slots)
+        there = place < self.offsets[number + 1][:, None]
+        place[~there] = 0
+        campaign, label = self.campaign[place], self.label[place]
+        there &= self.counted[campaign] & (campaign != own)
+        parts = [rows]
+        for kind, of in self.values:
+            found = np.where((there & (label == kind))[..., None], of[campaign], self.pad)
+            parts.append(found.transpose(0, 2, 1).reshape(len(rows), -1))
+        return np.concatenate(parts, axis=1)
+
+    @property
+    def num_campaigns(self) -> np.ndarray:
+        """(U,) number of campaigns that each user is an example of."""
+        return np.diff(self.offsets)
+
+
+def with_histories(data: Dataset) -> Dataset:
+    """The data with its histories as user fields; the same object if it has none.
+
+    Its examples, in all stages, make the lists, each with ``schema.history`` slots.
+    """
+    user, of_campaign, values = data.schema.user, data.schema.campaign, data.vocabulary.values
+    slots = data.schema.history
+    if not slots and not any(own.history for own in user):
+        return data
+    ids, first = data.campaign_ids, len(user)
+    ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
+    shared = [
+        number
+        for number, own in enumerate(values[first:])
+        if _CAMPAIGNS_PER_VALUE * len(own) <= len(ids)
+    ]
+    added, known, used = list[Field](), list[np.ndarray](), {own.name for own in data.schema.fields}
+    for name in NAMES if slots else ():
+        while name in used:
+            name += "_"
+        added.append(Field(name, slots, history=name))
+        known.append(np.array(ids))
+        for number in shared:
+            own = of_campaign[number]
+            label = f"{name}_{own.name}"
+            added.append(Field(label, slots, own.edges, history=name))
+            known.append(values[first + number])
+    vocabulary = Vocabulary((*values[:first], *known, *values[first:]))
+    schema, pad = replace(data.schema, user=(*user, *added)), vocabulary.num_rows
+    rows = np.arange(data.num_rows + 1, dtype=np.int32)  # here, of the rows in the data
+    rows[data.vocabulary.offsets[first] :] += pad - data.num_rows
+    own_rows, texts = rows[data.campaign_rows], [str(own) for own in ids.tolist()]
+    # Positions among the values of a campaign field are those among the values of its list.
+    position = data.campaign_rows - np.array(data.vocabulary.offsets[first:])
+    position = np.column_stack([np.arange(len(ids)), position[:, shared]])
+    missing = np.column_stack([np.zeros(len(ids), bool), (own_rows == pad)[:, shared]])
+    parts, size = list[tuple[int, np.ndarray]](), 1 + len(shared)
+    for number, kind in enumerate(NAMES.values() if slots else ()):
+        start = first + number * size
+        offsets = np.array(vocabulary.offsets[start : start + size])
+        parts.append((kind, np.where(missing, pad, position + offsets).astype(np.int32)))
+    stages = data.stages.values()
+    users, campaigns, labels = (
+        np.concatenate([getattr(own, name) for own in stages])
+        for name in ("user", "campaign", "label")
+    )
+    turn = np.random.Generator(np.random.Philox(0)).permutation(len(ids))[campaigns]
+    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), users))
+    counts = np.bincount(users, minlength=data.num_users)
+    history = HistoryRows(
+        MappedRows(data.user_rows, rows),
+        pad,
+        np.ones(len(ids), bool),
+        slots,
+        np.append(0, np.cumsum(counts)),
+        campaigns[order],
+        labels[order],
+        parts,
+        [
+            (slice(start, start + own.slots), vocabulary.encode_texts(number, texts))
+            for number, (own, start) in enumerate(zip(user, schema.user_starts, strict=False))
+            if own.history
+        ],
+    )
+    return replace(
+        data, schema=schema, vocabulary=vocabulary, user_rows=history, campaign_rows=own_rows
+    )
+
+
+def limited(data: Dataset, campaigns: np.ndarray) -> Dataset:
+    """The data with only these campaigns, (C,) bool, in histories; the same object without any."""
+
+    def of(rows: UserRows) -> UserRows:
+        if isinstance(rows, MappedRows):
+            return replace(rows, rows=of(rows.rows))
+        return replace(rows, counted=campaigns) if isinstance(rows, HistoryRows) else rows
+
+    return replace(data, user_rows=of(data.user_rows)) if data.schema.lists else data
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """Leaves campaigns out of the histories in rows.
+
+    Attributes:
+      schema: the fields.
+      rows: (R + 1,) bool, the table rows that are left out, with what is in the same slots.
+    """
+
+    schema: Schema
+    rows: np.ndarray
+
+    @staticmethod
+    def of(data: Dataset, counted: np.ndarray, campaign: Campaign) -> Hidden | None:
+        """Hides this campaign, and others that do not count; None if users have no histories.
+
+        Args:
+          data: has the vocabulary of a model.
+          counted: (C,) bool, the campaigns that the model was trained on.
+          campaign: a campaign.
+        """
+        if not data.schema.lists:
+            return None
+        hidden = {str(plain_id(own)) for own in data.campaign_ids[~counted]} | {str(campaign.id)}
+        vocabulary = data.vocabulary
+        rows = np.append(np.zeros(vocabulary.num_rows, bool), True)
+        for number, *_ in data.schema.lists:
+            start, values = vocabulary.offsets[number], vocabulary.values[number]
+            rows[start : start + len(values)] = [str(own) in hidden for own in values.tolist()]
+        return Hidden(data.schema, rows)
+
+    def __call__(self, users: Any) -> Any:
+        """(U, S) table rows of users -> the same without these campaigns; NumPy or JAX arrays."""
+        array, parts, done = users.__array_namespace__(), [], 0
+        for _, start, slots, count in self.schema.lists:
+            parts.append(users[:, done:start])
+            done = start + count * slots
+            gone = array.asarray(self.rows)[users[:, start : start + slots]]
+            gone = array.concatenate([gone] * count, axis=1)
+            parts.append(array.where(gone, len(self.rows) - 1, users[:, start:done]))
+        return array.concatenate([*parts, users[:, done:]], axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenUsers:
+    """User rows without what is hidden, computed only for rows that are read."""
+
+    rows: UserRows
+    hidden: Hidden
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(U, S)."""
+        return self.rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, users: Any) -> np.ndarray:
+        return self.hidden(np.asarray(self.rows[users]))

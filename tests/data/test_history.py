@@ -1,0 +1,243 @@
+"""Histories: right for every user, and never what tells the label of an example."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from tables_world import SCHEMA, world, write
+from toy import aucs, check_data, dataset, tiny
+
+import metaheac_jax as mh
+from metaheac_jax.data.batches import campaign_examples, gather
+from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.dataset import Example
+from metaheac_jax.data.history import Hidden, limited, with_histories
+from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema
+
+PLAIN = dataset(users=60, campaigns=24, per_campaign=20, pool=10, seed=3)
+USERS = np.arange(60)
+
+
+def with_lists(data, slots):
+    """The data with histories of so many campaigns."""
+    return with_histories(replace(data, schema=replace(data.schema, history=slots)))
+
+
+DATA = with_lists(PLAIN, 20)
+
+
+def told(data, rows, number):
+    """The lists of one user's row: campaigns and their attributes, by the name of the field."""
+    vocabulary, found = data.vocabulary, {}
+    fields = zip(data.schema.user, data.schema.user_starts, vocabulary.offsets, strict=False)
+    for place, (field, start, offset) in enumerate(fields):
+        if field.history:
+            own = rows[number, start : start + field.slots]
+            own = own[own < data.num_rows] - offset
+            found[field.name] = sorted(vocabulary.values[place][own].tolist())
+    return found
+
+
+def expected(data, user, without=()):
+    """The same from the examples."""
+    found = {}
+    for name, label in (("converted", 1), ("not_converted", 0)):
+        campaigns = {
+            int(c)
+            for stage in data.stages.values()
+            for c, u, y in zip(stage.campaign, stage.user, stage.label, strict=True)
+            if u == user and y == label and c not in without
+        }
+        found[name] = sorted(int(data.campaign_ids[c]) for c in campaigns)
+        for number, field in enumerate(PLAIN.schema.campaign):
+            values, first = (
+                PLAIN.vocabulary.values[3 + number],
+                PLAIN.vocabulary.offsets[3 + number],
+            )
+            own = [int(values[PLAIN.campaign_rows[c, number] - first]) for c in campaigns]
+            found[f"{name}_{field.name}"] = sorted(own)
+    return found
+
+
+def separate(data=PLAIN):
+    """The data in which no user is in both stages of a campaign."""
+    first = {*zip(data.stage1.campaign.tolist(), data.stage1.user.tolist(), strict=True)}
+    pairs = zip(data.stage2.campaign.tolist(), data.stage2.user.tolist(), strict=True)
+    return replace(data, stage2=data.stage2.pick(np.array([pair not in first for pair in pairs])))
+
+
+ALONE = separate()
+
+
+def test_lists_are_those_of_the_examples_in_all_stages():
+    data = with_lists(ALONE, 24)
+    check_data(data)
+    rows = data.user_rows[:]
+    assert rows.shape == data.user_rows.shape == (60, data.schema.num_slots)
+    for user in USERS:
+        assert told(data, rows, user) == expected(ALONE, user)
+    np.testing.assert_array_equal(data.user_rows[USERS[::-1]], rows[::-1])
+    np.testing.assert_array_equal(data.user_rows[5:9], rows[5:9])
+
+
+def test_an_example_lacks_its_own_campaign_and_what_does_not_count():
+    data = with_lists(ALONE, 24)
+    own = np.arange(60) % 24
+    rows = data.user_rows[Example(USERS, own)]
+    for user in USERS:
+        assert told(data, rows, user) == expected(ALONE, user, {own[user]})
+    np.testing.assert_array_equal(data.rows_of(USERS[:3], 2), data.rows_of(USERS[:3], [2, 2, 2]))
+    fewer = limited(data, np.arange(24) < 5)
+    rows = fewer.user_rows[Example(USERS, own)]
+    for user in USERS:
+        assert told(data, rows, user) == expected(ALONE, user, {own[user], *range(5, 24)})
+
+
+def test_at_most_so_many_campaigns_whatever_their_labels():
+    few = with_lists(ALONE, 3)
+    flipped = replace(ALONE.stage1, label=1 - ALONE.stage1.label)
+    other = with_lists(replace(ALONE, stage1=flipped), 3)
+    lists = [told(few, few.user_rows[:], user) for user in USERS]
+    counts = [len(own["converted"]) + len(own["not_converted"]) for own in lists]
+    assert max(counts) == 3
+    for user, own in enumerate(lists):
+        every = expected(ALONE, user)
+        assert {*own["converted"]} <= {*every["converted"]}
+        again = told(other, other.user_rows[:], user)
+        both = [sorted(of["converted"] + of["not_converted"]) for of in (own, again)]
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("campaign", [0, 7])
+@pytest.mark.parametrize("slots", [2, 20])
+def test_labels_of_a_campaign_change_no_input_of_its_own_examples(campaign, slots):
+    rng, of = np.random.default_rng(campaign), PLAIN.stage1.of(campaign)
+    label = PLAIN.stage1.label.copy()
+    label[of] = rng.permutation(label[of])
+    assert (label != PLAIN.stage1.label).any()
+    inputs = []
+    for stage in (PLAIN.stage1, replace(PLAIN.stage1, label=label)):
+        data = with_lists(replace(PLAIN, stage1=stage), slots)
+        data = with_lengths(data)[0]
+        examples = np.arange(of.start, of.stop)
+        online = campaign_examples(data, data.campaign(campaign)).ids.user
+        training = gather(data, examples, data.campaign_rows[campaign], len(examples)).ids.user
+        inputs += [online, training]
+    for own in inputs[1:]:
+        np.testing.assert_array_equal(own, inputs[0])
+    assert (inputs[0][:, 6:] < data.num_rows).any()
+
+
+def general(campaigns, data=DATA):
+    return mh.fit(data, tiny("lr"), campaigns=campaigns)
+
+
+def test_scores_of_a_model_read_what_it_was_trained_on_but_the_campaign():
+    model = mh.customise(general([0, 1, 2]), DATA, DATA.campaign(1))
+    hidden = Hidden.of(DATA, np.arange(24) < 3, model.campaign)
+    rows = hidden(DATA.user_rows[:])
+    for user in USERS:
+        own = told(DATA, rows, user)
+        assert {*own["converted"], *own["not_converted"]} <= {100, 120}
+        for name in ("converted", "not_converted"):
+            assert len(own[name]) == len(own[f"{name}_category"])
+    counted = limited(DATA, np.isin(np.arange(24), (0, 2)))
+    np.testing.assert_array_equal(rows, counted.user_rows[:])
+    np.testing.assert_array_equal(model.score(DATA.user_rows), model.scorer.scorer(rows))
+
+
+def test_a_field_of_the_users_can_be_a_history():
+    """Its values are the ids of campaigns; others stay as they are."""
+    user = (*PLAIN.schema.user[:2], replace(PLAIN.schema.user[2], history="tokens"))
+    values = list(PLAIN.vocabulary.values)
+    values[2] = np.arange(30) * 10 + 100  # the ids of the 24 campaigns, and 6 more
+    data = replace(
+        PLAIN,
+        schema=Schema(user, PLAIN.schema.campaign),
+        vocabulary=type(PLAIN.vocabulary)(tuple(values)),
+    )
+    data = with_histories(data)
+    assert data.schema == Schema(user, PLAIN.schema.campaign)
+    own = np.arange(60) % 24
+    plain, masked = PLAIN.user_rows[:], data.user_rows[Example(USERS, own)]
+    gone = plain == PLAIN.vocabulary.offsets[2] + own[:, None]
+    assert gone.any()
+    np.testing.assert_array_equal(masked, np.where(gone, data.num_rows, plain))
+    few = limited(data, np.arange(24) < 4).user_rows[:]
+    uncounted = np.isin(plain, PLAIN.vocabulary.offsets[2] + np.arange(4, 24))
+    np.testing.assert_array_equal(few, np.where(uncounted, data.num_rows, plain))
+
+
+def test_random_non_seeds_have_histories_as_often_as_seeds():
+    """Half of the users are in no examples, and nine of ten seeds in others."""
+    rng, seeds = np.random.default_rng(0), np.arange(100)
+    others = np.array([rng.choice(1000, 200, replace=False) for _ in range(5)])
+    others[0, :10] = np.arange(10)
+    users = np.concatenate([seeds, np.setdiff1d(others.ravel(), np.arange(90, 100))])
+    campaign = np.repeat([5, 0], [100, len(users) - 100])
+    stage = group_by_campaign(campaign, users, np.ones(len(users)), num_campaigns=6)
+    plain = dataset(users=2000, campaigns=6)
+    data = with_lists(replace(plain, stage1=stage, stage2=stage.pick(stage.user < 0)), 4)
+    campaign = data.campaign(5)
+    known = np.isin(np.arange(2000), users[100:])
+    drawn = campaign.users[campaign.labels == 0]
+    assert known[drawn].mean() == pytest.approx(known[seeds].mean(), abs=0.01)
+    assert len(drawn) > 500
+    new = data.new_campaign(data.user_ids[seeds], {"advertiser": 1, "category": 1})
+    drawn = new.users[new.labels == 0]
+    assert known[drawn].mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lr", "learned-prior", "solved-head", "metaheac"])
+def test_random_labels_are_not_told(name):
+    """AUC is .5 on campaigns that the model has not seen and on those that it has."""
+    plain, rng = (
+        dataset(users=400, campaigns=16, per_campaign=200, pool=150),
+        np.random.default_rng(1),
+    )
+    first, second = (
+        replace(own, label=(rng.random(len(own.label)) < 0.3).astype(np.int8))
+        for own in (plain.stage1, plain.stage2)
+    )
+    data = with_lists(replace(plain, stage1=first, stage2=second), 8)
+    method = tiny(name, offline_epochs=3, offline_patience=None, outer_learning_rate=0.02)
+    model = mh.fit(data, method, campaigns=np.arange(10))
+    for campaigns in (np.arange(10), np.arange(10, 16)):
+        models = mh.customise(model, data, [data.campaign(c) for c in campaigns])
+        found = aucs(data, campaigns, [own.score for own in models])
+        assert found.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_examples_that_are_added_count_at_once(tmp_path):
+    """And the folder has the same lists when it is opened again."""
+    users, campaigns, examples = world()
+    source = write(tmp_path / "tables", users, campaigns, examples[:40])
+    schema = replace(SCHEMA, history=5)
+    mh.prepare(source, tmp_path / "data", schema=schema)
+    names = ["campaign_id", "user_id", "label", "stage"]
+    more = pl.DataFrame(examples[40:], names, orient="row")
+    added = mh.open_dataset(tmp_path / "data").add(examples=more)
+    write(tmp_path / "tables", users, campaigns, examples)
+    whole = mh.prepare(source, tmp_path / "whole", schema=schema)
+    assert added.schema == whole.schema
+    assert whole.schema.lists[0][2:] == (5, 1)  # two campaigns share a value of their attributes
+    np.testing.assert_array_equal(added.user_rows[:], whole.user_rows[:])
+    assert (added.user_rows[:][:, -10:] < added.num_rows).any()
+    again = mh.prepare(tmp_path / "tables", tmp_path / "again")
+    assert {own.history for own in again.schema.user} == {"", "converted", "not_converted"}
+
+
+def test_a_schema_says_what_a_history_is():
+    liked = Field("liked", 3, history="liked")
+    schema = Schema((liked,), (Field("topic"),), history=5)
+    assert Schema.from_json(schema.to_json()) == schema
+    assert Schema.from_json(schema.to_json()).history == 5
+    assert schema.lists == [(0, 0, 3, 1)]
+    with pytest.raises(InputError, match="'liked': a history has ids of campaigns"):
+        replace(liked, sensitive=True)
+    with pytest.raises(InputError, match=r"history.*0 or more"):
+        replace(schema, history=-1)
