@@ -136,7 +136,7 @@ def general(campaigns, data=DATA):
 
 
 def test_scores_of_a_model_read_what_it_was_trained_on_but_the_campaign():
-    model = mh.customise(general([0, 1, 2]), DATA, DATA.campaign(1))
+    [model] = mh.customise(general([0, 1, 2]), DATA, [DATA.campaign(1)])
     hidden = Hidden.of(DATA, np.arange(24) < 3, model.campaign)
     rows = hidden(DATA.user_rows[:])
     for user in USERS:
