@@ -18,7 +18,6 @@ from experiments.baselines.similarity import indicators
 from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Config, Method, Run, Trained, register
 from metaheac_jax.model import FunctionScorer, Scorer, State
 
@@ -76,9 +75,6 @@ def fit_trees(
       held_out: other users and labels; training stops when their loss has not fallen for
         as many trees as the patience, and the trees up to the lowest loss are kept.
       patience: see ``held_out``.
-
-    Raises:
-      InputError: LightGBM is not installed.
     """
     users = np.asarray(users[:])
     least = max(settings["min_data_in_leaf"], int(len(users) * MIN_LEAF_FRACTION))
@@ -107,11 +103,9 @@ def fit_matrix(
       settings: LightGBM's parameters.
       held_out: other features, labels and starts; see `fit_trees`.
       patience: see `fit_trees`.
-
-    Raises:
-      InputError: LightGBM is not installed.
     """
-    lgb = _lightgbm()
+    import lightgbm as lgb  # which takes seconds
+
     data, parameters = lgb.Dataset(features, label, init_score=start), {**_COMMON, **settings}
     if held_out is None:
         return lgb.train(parameters, data).model_to_string()
@@ -122,7 +116,9 @@ def fit_matrix(
 
 def booster_of(trees: str) -> Any:
     """The trees in LightGBM's text format, for predictions."""
-    return _lightgbm().Booster(model_str=trees)
+    import lightgbm as lgb
+
+    return lgb.Booster(model_str=trees)
 
 
 def trees_scorer(trees: str, num_rows: int, *, log_odds: bool = True) -> Scorer:
@@ -210,13 +206,3 @@ class UserPrior(Method[PriorConfig]):
         """Returns the same prior for every campaign; its log-odds are at the ratio of them all."""
         trees = np.asarray(state["trees"]).tobytes().decode()
         return [trees_scorer(trees, run.dataset.num_rows, log_odds=False)] * len(campaigns)
-
-
-def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise InputError(
-            "trees need LightGBM; install it with pip install 'metaheac-jax[experiments]'"
-        ) from error
-    return lightgbm

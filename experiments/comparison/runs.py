@@ -5,7 +5,6 @@ OUT holds a folder per run (see `run`), and the report.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from experiments.comparison import report
@@ -22,8 +20,6 @@ from experiments.comparison.origin import command_of
 from experiments.comparison.results import Comparison, in_columns
 from experiments.comparison.run import Data, run_methods
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.storage import columns_of
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods import Method
@@ -152,16 +148,6 @@ def apart_from_held_out(data: Data, options: RunOptions, seed: int) -> Data:
     return replace(data, dataset=data.without(held_out))
 
 
-def content_digest(dataset: Dataset) -> str:
-    """SHA-256 of the schema and columns of a dataset, wherever the columns are stored."""
-    digest = hashlib.sha256(json.dumps(dataset.schema.to_json()).encode())
-    for name, column in columns_of(dataset).items():
-        block = np.ascontiguousarray(column[:])
-        digest.update(f"{name} {block.dtype.str} {block.shape} ".encode())
-        digest.update(block.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def open_run(directory: Path, data: Data, options: RunOptions, seed: int) -> None:
     """Makes a run's folder, or checks that the run in it began with the same data and options.
 
@@ -173,7 +159,6 @@ def open_run(directory: Path, data: Data, options: RunOptions, seed: int) -> Non
         **{name: value for name, value in asdict(options).items() if name in kept},
         **data.describe(),
         "seed": seed,
-        "sha256": content_digest(data.dataset),
     }
     config = json.loads(json.dumps(config))
     path = directory / "config.json"

@@ -1,6 +1,5 @@
 """Gradient-boosted trees: per campaign, and the prior of a user whatever the campaign."""
 
-import sys
 from dataclasses import replace
 
 import lightgbm
@@ -10,7 +9,6 @@ from toy import aucs, dataset
 
 from experiments.baselines import trees
 from experiments.baselines.trees import CampaignTrees, UserPrior
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise, fit
 
 DATA = dataset(campaigns=12, per_campaign=400)
@@ -80,9 +78,3 @@ def test_trees_give_log_odds():
     # Boosting keeps the mean probability at the rate, up to shrinkage.
     rate = DATA.stage1.label[of].mean()
     assert np.mean(1 / (1 + np.exp(-odds))) == pytest.approx(rate, abs=0.02)
-
-
-def test_without_lightgbm_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(InputError, match=r"need LightGBM; install it with pip install 'metaheac-"):
-        fit(DATA, UserPrior(), campaigns=TRAIN)
