@@ -182,7 +182,8 @@ class AdaptingSteps:
         loss = build_loss(network, layout)
 
         def row(rate: Any) -> RowStep:
-            return build_row_step(plain_gradient(loss), optax.adam(rate), table_adam(rate))
+            gradient, optimizer = plain_gradient(loss), optax.adam(rate)
+            return build_row_step(gradient, optimizer, table_adam(rate), checked=False)
 
         def one(state: RowState) -> RowState:
             return jax.tree.map(lambda leaf: leaf[0], state)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from metaheac_jax.schema import Schema, Vocabulary
-from metaheac_jax.table.pooling import UserFields, summed_fields, user_fields
+from metaheac_jax.table.pooling import UserFields, fields_and_rows, summed_fields, user_fields
 from metaheac_jax.table.rows import RowIndex
 
 #: A field with at most this many values is small.
@@ -88,9 +88,9 @@ class Layout:
         Returns:
           `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k).
         """
-        user = self.users(table, ids.user)
-        campaign = table.at[ids.campaign].get(mode="fill", fill_value=0)
-        return user, campaign
+        return fields_and_rows(
+            table, ids.user, ids.campaign, self.user_slots, small_fields=self.small_fields
+        )
 
     def row_index(self, num_rows: int) -> RowIndex:
         """An index of a table with R rows that does not renumber the small fields' rows."""

@@ -129,57 +129,70 @@ class UserFields:
 def user_fields(
     table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
 ) -> UserFields:
+    """`fields_and_rows` without more rows."""
+    none = jnp.zeros(0, jnp.int32)
+    return fields_and_rows(table, ids, none, slots, small_fields=small_fields)[0]
+
+
+def fields_and_rows(
+    table: Array, ids: Array, more: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+) -> tuple[UserFields, Array]:
     """Pools the embeddings of users: the mean over a field's values, or zero if it has none.
 
     Args:
       table: (R, k).
       ids: (..., S) table rows; the pad id R is ignored.
+      more: (...,) table rows that are only read, by the same gather.
       slots: number of slots of each field, summing to S.
       small_fields: number of values of each of the first fields, whose rows come first in the
         table, in this order. Up to `MAX_PRODUCT_VALUES`, a product with (..., values) fractions
         replaces gathers and, in the derivative, slower scatters with many equal ids.
+
+    Returns:
+      The fields, and the (..., k) rows of ``more``.
     """
     width, small, of_slots = table.shape[-1], _ranges(small_fields), _ranges(slots)
     multiplied = [f for f, rows in enumerate(small) if len(rows) <= MAX_PRODUCT_VALUES]
     products = [f for f in multiplied if 0 < len(small[f]) < width]
     evaluated = [f for f in multiplied if f not in products]
     counts = _counts(ids < table.shape[0], of_slots, table.dtype)
+    gathered = [f for f in range(len(slots)) if f not in multiplied]
+    # Adjacent fields with equally many slots are averaged in one operation, which is faster.
+    groups = [
+        list(own) for _, own in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f)))
+    ]
+    sums, (embeddings, rows) = _gathered_sums(
+        table,
+        ids[..., np.array([slot for f in gathered for slot in of_slots[f]], int)],
+        (jnp.array([row for f in (*products, *evaluated) for row in small[f]], jnp.int32), more),
+        tuple((len(own), slots[own[0]]) for own in groups),
+    )
+    vectors = dict[int, Array]()
+    for of_group, total in zip(groups, sums, strict=True):
+        if slots[of_group[0]] > 1:
+            own = counts[..., of_group[0] : of_group[-1] + 1]
+            total = total * (1 / jnp.maximum(own, 1))[..., None]
+        vectors[of_group[0]] = total
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
     if platform() == "cpu":
         fractions = _fractions(ids, fields, table.dtype)
     else:
         shares = 1 / jnp.maximum(counts[..., [*products, *evaluated]], 1)
         fractions = _compared(ids, fields, shares)
-    # A split, not slices: its derivative is one concatenation. Only of the first rows, since it
-    # copies what it splits.
-    *blocks, _ = jnp.split(table[: sum(small_fields) + 1], [rows.stop for rows in small])
     ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
     product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
-    vectors = {f: (own @ blocks[f])[..., None, :] for f, own in zip(evaluated, others, strict=True)}
-    gathered = [f for f in range(len(slots)) if f not in multiplied]
-    listed = ids[..., np.array([slot for f in gathered for slot in of_slots[f]], int)]
-    rows, start = rows_of(table, listed) if platform() == "cpu" else None, 0
-    # Adjacent fields with equally many slots are averaged in one operation, which is faster.
-    for (num_slots, _), group in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f))):
-        of_group = list(group)
-        end = start + num_slots * len(of_group)
-        shape = *ids.shape[:-1], len(of_group), num_slots
-        if rows is None:
-            total = _sums_by_slot(table, listed[..., start:end].reshape(shape))
-        else:
-            total = rows[..., start:end, :].reshape(*shape, width).sum(axis=-2)
-        if num_slots > 1:
-            own = counts[..., of_group[0] : of_group[-1] + 1]
-            total = total * (1 / jnp.maximum(own, 1))[..., None]
-        vectors[of_group[0]], start = total, end
+    product_embeddings, *blocks = jnp.split(embeddings, ends[:-1].tolist())
+    for f, own, block in zip(evaluated, others, blocks, strict=True):
+        vectors[f] = (own @ block)[..., None, :]
     empty = jnp.zeros((*ids.shape[:-1], 0, width), table.dtype)  # if all fields are products
-    return UserFields(
+    user = UserFields(
         product_fractions,
-        jnp.concatenate([*(blocks[f] for f in products), table[:0]]),
+        product_embeddings,
         jnp.concatenate([*(vectors[f] for f in sorted(vectors)), empty], axis=-2),
         counts,
         tuple(len(small[f]) if f in products else 0 for f in range(len(slots))),
     )
+    return user, rows
 
 
 def summed_fields(table: Array, ids: Array, slots: Sequence[int]) -> Array:
@@ -257,28 +270,78 @@ def _compared(ids: Array, fields: Sequence[tuple[range, range]], shares: Array) 
     return jnp.concatenate([*counts, shares[..., :0]], axis=-1) * each
 
 
-@jax.custom_jvp
-def _sums_by_slot(table: Array, ids: Array) -> Array:
-    """(R, k) table and (..., M, slots) rows -> (..., M, k) sums over slots, on an accelerator.
+def _gathered_sums(
+    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
+) -> tuple[list[Array], list[Array]]:
+    """Sums of the rows of lists, and more rows, by one gather, whose derivative is one scatter.
 
-    Each slot has a gather, whose small array stays on the chip.
+    Args:
+      table: (R, k).
+      ids: (..., slots of all groups) table rows.
+      more: arrays (...,) of table rows.
+      groups: number of fields, and of slots of each of them, of each group.
+
+    Returns:
+      (..., fields, k) sums over slots of each group, and (..., k) rows for each array of ``more``.
     """
-    by_slot = jnp.moveaxis(ids, (-2, -1), (0, 1)).reshape(*ids.shape[-2:], -1)
-    present, place = by_slot < len(table), jnp.minimum(by_slot, len(table) - 1)
+    if platform() != "cpu":
+        return _sums_by_slot(table, jnp.moveaxis(ids, -1, 0), more, groups)
+    rows, *others = _rows_of_all(table, ids, *more)
+    shape, width = ids.shape[:-1], table.shape[-1]
+    parts = _split_by_group(rows, groups, axis=-2)
+    return [own.reshape(*shape, *of, width).sum(axis=-2) for of, own in parts], others
 
-    def rows(f: int, slot: int) -> Array:
-        own = table.at[place[f, slot]].get(mode="promise_in_bounds")
-        return jnp.where(present[f, slot, :, None], own, 0)
 
-    fields, slots = map(range, ids.shape[-2:])
-    sums = [sum(rows(f, slot) for slot in slots) for f in fields]
-    return jnp.stack(sums, axis=1).reshape(*ids.shape[:-1], table.shape[-1])
+def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
+    """(R, k) table and arrays (...,) of table rows -> (..., k) each, by one gather."""
+    rows = rows_of(table, jnp.concatenate([own.reshape(-1) for own in ids]))
+    parts = jnp.split(rows, np.cumsum([own.size for own in ids])[:-1].tolist())
+    pairs = zip(ids, parts, strict=True)
+    return [part.reshape(*own.shape, table.shape[-1]) for own, part in pairs]
+
+
+def _split_by_group(
+    rows: Array, groups: tuple[tuple[int, int], ...], axis: int = 0
+) -> list[tuple[tuple[int, int], Array]]:
+    """The sizes of each group, and its part of an axis of slots of all groups."""
+    ends = np.cumsum([fields * slots for fields, slots in groups], dtype=int).tolist()
+    *parts, _ = jnp.split(rows, ends, axis=axis)
+    return list(zip(groups, parts, strict=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _sums_by_slot(
+    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
+) -> tuple[list[Array], list[Array]]:
+    """`_gathered_sums` for an accelerator, with ids (slots of all groups, ...).
+
+    Without derivatives each slot has a gather, whose small array stays on the chip.
+    """
+    present, place = ids < len(table), jnp.minimum(ids, len(table) - 1)
+
+    def row(slot: int) -> Array:
+        own = table.at[place[slot]].get(mode="promise_in_bounds")
+        return jnp.where(present[slot, ..., None], own, 0)
+
+    sums, slots = list[Array](), iter(range(len(ids)))
+    for num_fields, num_slots in groups:
+        of_fields = [sum(row(next(slots)) for _ in range(num_slots)) for _ in range(num_fields)]
+        sums.append(jnp.stack(of_fields, axis=-2))
+    return sums, [rows_of(table, own) for own in more]
 
 
 @_sums_by_slot.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    # Where derivatives are taken, one gather, since each one has a scatter as its derivative.
-    (table, ids), (direction, _) = primals, tangents
-    by_field = jnp.moveaxis(ids, (-2, -1), (0, 1))  # a sum over a leading axis is the fastest
-    sums = [rows_of(each, by_field).sum(axis=1) for each in (table, direction)]
-    return jnp.moveaxis(sums[0], 0, -2), jnp.moveaxis(sums[1], 0, -2)
+def _(groups: tuple[tuple[int, int], ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    _, ids, more = primals
+
+    by_group = [own.reshape(*of, *own.shape[1:]) for of, own in _split_by_group(ids, groups)]
+    single = [own for own in by_group if own.shape[1] == 1]
+
+    def sums(table: Array) -> tuple[list[Array], list[Array]]:
+        # A list has a gather of its own, since its rows are not split off again; a sum over a
+        # leading axis is the fastest.
+        rows = iter(_rows_of_all(table, *single, *more))
+        each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in by_group]
+        return [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each], list(rows)
+
+    return sums(primals[0]), sums(tangents[0])

@@ -53,12 +53,13 @@ def rows_of(table: Array, rows: Any) -> Array:
 
 
 def select_rows(params: Any, own: Array) -> Any:
-    """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,); zeros for padding.
+    """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,).
 
-    It is the ``select`` argument of `training.meta.build_meta_gradient`. A campaign touches a part
-    of the step's rows, and its inner steps and derivatives then cost only what that part costs.
+    Padding selects any row, since no id points to it. It is the ``select`` argument of
+    `training.meta.build_meta_gradient`. A campaign touches a part of the step's rows, and its inner
+    steps and derivatives then cost only what that part costs.
     """
-    return params | {"table": params["table"].at[own].get(mode="fill", fill_value=0)}
+    return params | {"table": params["table"].at[own].get(mode="clip")}
 
 
 class _Scratch(threading.local):

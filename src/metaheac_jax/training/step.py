@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.backend import platform
-from metaheac_jax.table.adam import TableOptimizer, TableState
+from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
 from metaheac_jax.training.meta import owned
 from metaheac_jax.training.sharding import (
@@ -70,13 +70,13 @@ class RowStep(NamedTuple):
 
 
 class RowInfo(NamedTuple):
-    """What a step reports; it is taken only if all of ``finite`` is true.
+    """What a checked step reports; it is taken only if all of ``finite`` is true.
 
     Attributes:
       loss: ().
       taken: () bool; the state of a step that is not taken is that before it.
-      finite: () bool for each array: the loss, the gradient, and the arrays of the next state. An
-        array of the optimiser's state that was not finite before the step counts as finite.
+      finite: () bool for each array: the loss, the gradient, and the arrays of the next state. A
+        number of the optimiser's state that was not finite before the step counts as finite.
     """
 
     loss: Array
@@ -109,6 +109,7 @@ def build_row_step(
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
     *,
+    checked: bool = True,
     placement: Placement | None = None,
     reduction: Reduction = "mean",
 ) -> RowStep:
@@ -120,6 +121,7 @@ def build_row_step(
         is a weighted mean that divides 0 by 0.
       optimizer: the network's optimiser; it receives the loss as ``value``.
       table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
+      checked: whether a step is taken only if all is finite; one that is not checked costs less.
       placement: where the arrays live. ``init`` then also takes a table of
         `Placement.padded_rows`, and ``step`` takes what `Placement.place_batch` returns. None
         leaves the places to jax, as within another jitted function.
@@ -136,7 +138,7 @@ def build_row_step(
     agreed: Callable[[Array], Array] = lambda finite: finite  # noqa: E731
     if placement is not None and placement.mesh.size > 1:  # else there is nothing to exchange
         gradient, agreed = _summed(gradient, placement, reduction), _finite_on_all_rows
-    row = _row_step(gradient, optimizer, table_optimizer, agreed)
+    row = _row_step(gradient, optimizer, table_optimizer, checked, agreed)
     if placement is None:
         return RowStep(jax.jit(begin), jax.jit(row, donate_argnums=0))
 
@@ -201,6 +203,7 @@ def _row_step(
     gradient: Gradient[...],
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
+    checked: bool,
     agreed: Callable[[Array], Array],
 ) -> Callable[Concatenate[RowState, Any, ...], tuple[RowState, RowInfo]]:
     """The step of `build_row_step` before it is jitted.
@@ -218,11 +221,20 @@ def _row_step(
             )
             network = optax.apply_updates(state.network, updates)
         moved = table_optimizer.move(local, grads["table"], state.table.count)
-        made = {"network": network, "opt_state": opt_state, "table": moved}
-        finite = _leaves_finite({"loss": info.loss, "gradient": grads, **made})
+        if not checked:
+            table = table_optimizer.scatter(state.table, rows, local, moved)
+            return RowState(network, opt_state, table), RowInfo(info.loss, jnp.array(True), {})
+        made = {"loss": info.loss, "network": network, "opt_state": opt_state}
+        finite = _leaves_finite({**made, "gradient": {"network": grads["network"]}})
+        finite["table"] = _rows_finite(moved)
+        # A gradient is finite if and only if the first moments after it are.
+        finite["gradient"]["table"] = finite["table"].mu
         # Some optimisers begin with a best value of infinity.
-        before = _leaves_finite(state.opt_state)
-        finite["opt_state"] = jax.tree.map(lambda new, old: new | ~old, finite["opt_state"], before)
+        finite["opt_state"] = jax.tree.map(
+            lambda new, old: new if old.ndim else new | ~jnp.isfinite(old),
+            finite["opt_state"],
+            state.opt_state,
+        )
         finite = jax.tree.map(agreed, finite)
         taken = jnp.stack(jax.tree.leaves(finite)).all()
         keep = lambda new, old: jnp.where(taken, new, old)  # noqa: E731
@@ -235,6 +247,14 @@ def _row_step(
         return RowState(network, opt_state, table), RowInfo(info.loss, taken, finite)
 
     return step
+
+
+def _rows_finite(rows: LocalRows) -> LocalRows:
+    """`_leaves_finite` of rows; on an accelerator in one pass over what is scattered."""
+    if platform() == "cpu":
+        return _leaves_finite(rows)
+    finite = jnp.isfinite(jnp.concatenate(rows[:3], axis=-1)).all(axis=0)
+    return LocalRows(*finite.reshape(3, -1).all(axis=1), last=jnp.array(True))
 
 
 def _leaves_finite(tree: Any) -> Any:
