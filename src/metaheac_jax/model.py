@@ -97,13 +97,14 @@ class Scorer(ABC):
         """Builds a function that scores users by the C scorers of a group: (P, S) -> (C, P)."""
         return lambda users: np.stack([scorer(users) for scorer in group])
 
-    @property
-    def copies(self) -> bool:
-        """Whether every call copies the table."""
-        return False
+    def on_chunks(self, group: Sequence[Any]) -> Callable[[Array], Array] | None:
+        """As `together`, but for a chunk of users on a device; None if it is no program of jax."""
+        del group
+        return None
 
-    def with_own_table(self) -> Scorer:
-        """The same scorer for many calls: it copies no table, but needs memory for one."""
+    def sharing(self, tables: dict[int, Any]) -> Scorer:
+        """The same scorer, whose copy of a general table is one of ``tables``; not for threads."""
+        del tables
         return self
 
     def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> Scorer:

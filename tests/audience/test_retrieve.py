@@ -105,12 +105,24 @@ def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them
 
 
 @pytest.mark.parametrize(
-    ("name", "devices"),
-    [("lr", 1), ("mlp-pretraining", 1), ("mlp-pretraining", 3), ("solved-head", 1)],
+    ("name", "devices", "platform"),
+    [
+        ("lr", 1, "cpu"),
+        ("mlp-pretraining", 1, "cpu"),
+        ("mlp-pretraining", 3, "cpu"),
+        ("mlp-pretraining", 2, "tpu"),
+        ("solved-head", 1, "cpu"),
+        ("solved-head", 2, "tpu"),
+        ("ensemble", 1, "tpu"),
+    ],
 )
-def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices):
+def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices, platform):
     """Of campaigns by id, in blocks of any size, whoever is in a user's block and on any device."""
     monkeypatch.setattr(retrieve, "_BLOCK", 20)
+    monkeypatch.setattr(retrieve, "ACCELERATOR_CHUNK", 20)
+    monkeypatch.setattr(retrieve, "platform", lambda: platform)
+    if platform == "tpu":
+        monkeypatch.setattr(retrieve, "_best_on_host", None)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * devices)
     general = fit(DATA, untrained(name), campaigns=[0, 1])
     campaigns = [DATA.campaign(c) for c in (1, 2)]
@@ -121,7 +133,7 @@ def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices):
         assert audience["score"].dtype == pl.Float32
         users = DATA.find_users(audience["user_id"])
         own = model.score(DATA.user_rows)[users]
-        if name == "solved-head":  # several heads are one matrix
+        if name == "solved-head" or platform == "tpu":  # heads are one matrix; chunks are small
             np.testing.assert_allclose(audience["score"], own, atol=1e-5)
         else:
             np.testing.assert_array_equal(audience["score"], own)
@@ -204,7 +216,10 @@ def test_what_makes_no_sense_is_refused(options, words):
         expand(fixed(few_values, data=DATA), **wanted)
 
 
-def test_a_score_that_is_not_a_number_gives_no_audience():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_score_that_is_not_a_number_gives_no_audience(monkeypatch, platform):
+    """Where a model is no program of jax, the host chooses on any platform."""
+    monkeypatch.setattr(retrieve, "platform", lambda: platform)
     general = fixed(lambda rows: np.full(len(rows), np.nan, np.float32), data=DATA)
     with pytest.raises(Diverged, match="a score of fixed is not a number"):
         expand(general, DATA, CAMPAIGN, size=5)

@@ -13,9 +13,15 @@ from linear_network import LogisticRegression
 from toy import dataset, pool
 
 from metaheac_jax.backend import at_a_time
-from metaheac_jax.customising import score
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer, PoolScorer, over_chunks, score_many
+from metaheac_jax.customising.score import (
+    AdaptedScorer,
+    OwnRows,
+    PoolScorer,
+    on_chunks,
+    over_chunks,
+    score_many,
+)
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
@@ -42,12 +48,15 @@ def test_scores_are_the_networks_log_odds():
     assert scores.dtype == np.float32
 
 
-def test_a_campaigns_own_rows_replace_the_general_ones():
-    own = AdaptedWeights(WEIGHTS.network, np.array([0, 5], np.int32), jnp.full((2, 1), 9.5))
-    expected = np.arange(float(ROWS))[:, None]
-    expected[[0, 5]] = 9.5
-    table = PoolScorer(REGRESSION, LAYOUT).overlaid(WEIGHTS.table, own)
-    np.testing.assert_array_equal(table, expected)
+def test_a_table_holds_the_rows_of_one_campaign_at_a_time():
+    rows = OwnRows(WEIGHTS.table)
+    for own in ([0, 5], [], [5, 1, ROWS], [0, 5]):
+        values = jnp.full((len(own), 1), 9.5 + len(own))
+        expected = np.append(np.arange(float(ROWS)), 0)[:, None]
+        expected[own] = values
+        table = rows.holding(AdaptedWeights(WEIGHTS.network, np.array(own, np.int32), values))
+        np.testing.assert_array_equal(table, expected[:ROWS])
+    np.testing.assert_array_equal(WEIGHTS.table[:, 0], np.arange(ROWS))
 
 
 def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
@@ -82,17 +91,18 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     ).all()
 
 
-def test_a_scorer_with_its_own_table_scores_the_same_without_a_copy(monkeypatch):
-    rows = np.array([0, 5, ROWS], np.int32)
-    adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((3, 1), -99.0))
-    scorer = AdaptedScorer(PoolScorer(REGRESSION, LAYOUT), WEIGHTS, adapted, DATA.campaign_rows[2])
-    own, users = scorer.with_own_table(), DATA.user_rows[:30]
-    alone = score_many([scorer])
-    expected = scorer(users)
-    monkeypatch.setattr(score, "_overlay", None)
-    np.testing.assert_array_equal(own(users), expected)
-    np.testing.assert_array_equal(alone(users)[0], expected)
-    np.testing.assert_array_equal(WEIGHTS.table[:, 0], np.arange(ROWS))
+def test_campaigns_that_share_a_table_score_as_each_alone():
+    def scorer(*own):
+        rows = np.array([*own, ROWS], np.int32)
+        adapted = AdaptedWeights({"params": {}}, rows, jnp.full((len(rows), 1), -99.0 - len(own)))
+        return AdaptedScorer(PoolScorer(REGRESSION, LAYOUT), WEIGHTS, adapted, campaign)
+
+    campaign, users = DATA.campaign_rows[2], DATA.user_rows[:30]
+    scorers = [scorer(0, 5), scorer(*DATA.user_rows[0]), scorer(*DATA.user_rows[1])]
+    expected = np.stack([own(users) for own in scorers])
+    for score in (score_many(scorers), on_chunks(scorers)):
+        for _ in range(2):
+            np.testing.assert_array_equal(score(users), expected)
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -9,32 +9,34 @@ Axes: U users of the data, P users of a block, K users of an audience, S slots, 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import polars as pl
 
 from metaheac_jax.audience.calibration import calibrate
-from metaheac_jax.backend import in_threads
-from metaheac_jax.customising.score import score_many
+from metaheac_jax.backend import in_threads, platform
+from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
+from metaheac_jax.customising.score import ACCELERATOR_CHUNK, on_chunks, score_many
+from metaheac_jax.data.batches import check_ids
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import inert_frame, whole_file
 from metaheac_jax.methods import customise
-from metaheac_jax.model import Customised, General
+from metaheac_jax.model import Customised, General, Scorer
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
 
+T = TypeVar("T")
 _BLOCK = 1 << 17  # users read and scored at a time
 _SCORES = 1 << 24  # scores of a block, over all models; some blocks wait at a time
-_COPYING = 1 << 26  # the same if models copy the table for every block
 
 
 def expand(
@@ -172,27 +174,11 @@ def _best(
     sizes = [
         size or max(1, percent_of(int(able.sum() - able[own].sum()), percent or 0)) for own in seeds
     ]
-    tops = [RunningTop(own, data.user_ids.dtype) for own in sizes]
-    most = _COPYING if any(model.scorer.copies for model in models) else _SCORES
-    block_size = max(1, min(_BLOCK, most // max(1, len(models))))
-
-    def read(start: int) -> tuple[np.ndarray, np.ndarray]:
-        kept = np.flatnonzero(able[start : start + block_size])
-        return start + kept, np.asarray(data.user_rows[start : start + block_size][kept])
-
-    starts = range(0, data.num_users, block_size)
-    with closing(_scored(models, read, starts)) as blocks:
-        for start, (users, each) in zip(starts, blocks, strict=True):
-            ids = np.asarray(data.user_ids[users])
-            for model, top, own, scores in zip(models, tops, seeds, each, strict=True):
-                first, last = np.searchsorted(own, [start, start + block_size])
-                kept = ~np.isin(users, own[first:last], assume_unique=True)
-                top.add(model.check_scores(scores)[kept], ids[kept])
-            done = min(start + block_size, data.num_users)
-            progress("score the pool", done, data.num_users)
+    tops = None if platform() == "cpu" else _best_on_devices(models, data, able, seeds, sizes)
+    if tops is None:
+        tops = _best_on_host(models, data, able, seeds, sizes, progress)
     frames = []
-    for model, top in zip(models, tops, strict=True):
-        scores, ids = top.best()
+    for model, (scores, ids) in zip(models, tops, strict=True):
         kind = pl.Int64 if isinstance(model.campaign.id, int) else pl.String
         users = pl.Series("user_id", ids)
         columns = {
@@ -205,38 +191,101 @@ def _best(
     return frames
 
 
-def _scored(
+def _best_on_host(
     models: Sequence[Customised],
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    starts: range,
-) -> Generator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (P,) user indices and (G, P) scores of each block, by all local devices.
-
-    Args:
-      models: G models.
-      read: returns (P,) user indices and (P, S) table rows of the block at this user.
-      starts: first user of each block.
-    """
-    devices, scorers = jax.local_devices(), [model.scorer for model in models]
-    free = SimpleQueue[Callable[[UserRows], np.ndarray]]()
-    for device in devices:
-        moved, own = dict[Any, Any](), scorers  # shared weights are moved once
-        if len(devices) > 1:
-            own = [scorer.on_device(device, moved) for scorer in scorers]
-        free.put(score_many(own))
+    data: Dataset,
+    able: np.ndarray,
+    seeds: Sequence[np.ndarray],
+    sizes: Sequence[int],
+    progress: Progress,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The scores and ids of the best users by each model; several blocks are scored at a time."""
+    tops = [RunningTop(own, data.user_ids.dtype) for own in sizes]
+    block_size = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
+    devices, free = jax.local_devices(), SimpleQueue[Callable[[UserRows], np.ndarray]]()
+    for score in _on_each(devices, models, score_many):
+        free.put(score)
 
     def scored(start: int) -> tuple[np.ndarray, np.ndarray]:
-        users, rows = read(start)
+        users = start + np.flatnonzero(able[start : start + block_size])
         if not len(users):
             return users, np.empty((len(models), 0), np.float32)
-        score = free.get()
+        rows, score = np.asarray(data.user_rows[users]), free.get()
         try:
             return users, score(rows)
         finally:
             free.put(score)
 
+    starts = range(0, data.num_users, block_size)
     # One more thread than devices, to read a block while others are scored.
-    return in_threads(scored, starts, num_threads=len(devices) + 1)
+    with closing(in_threads(scored, starts, num_threads=len(devices) + 1)) as blocks:
+        for start, (users, each) in zip(starts, blocks, strict=True):
+            ids = np.asarray(data.user_ids[users])
+            for model, top, own, scores in zip(models, tops, seeds, each, strict=True):
+                kept = _are_not(own, users)
+                top.add(model.check_scores(scores)[kept], ids[kept])
+            done = min(start + block_size, data.num_users)
+            progress("score the pool", done, data.num_users)
+    return [top.best() for top in tops]
+
+
+def _best_on_devices(
+    models: Sequence[Customised],
+    data: Dataset,
+    able: np.ndarray,
+    seeds: Sequence[np.ndarray],
+    sizes: Sequence[int],
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """As `_best_on_host`, with the best users on the devices; None if a model is no program."""
+    devices = jax.local_devices()
+    programs = [own for own in _on_each(devices, models, on_chunks) if own is not None]
+    if len(programs) < len(devices):
+        return None
+    pool, order = np.flatnonzero(able), np.argsort(data.user_ids, kind="stable")
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order))
+
+    def chunk(start: int) -> Chunk:
+        users = pool[start : start + ACCELERATOR_CHUNK]
+        pad = 0, ACCELERATOR_CHUNK - len(users)
+        rows = np.asarray(data.user_rows[users])
+        check_ids(rows, data.num_rows, "the users' ids")
+        return Chunk(
+            np.pad(rows, (pad, (0, 0)), constant_values=data.num_rows),
+            np.pad(ranks[users], pad, constant_values=PADDING),
+            np.pad([_are_not(own, users) for own in seeds], ((0, 0), pad)),
+        )
+
+    starts = range(0, len(pool), ACCELERATOR_CHUNK)
+    with closing(in_threads(chunk, starts, num_threads=2)) as chunks:
+        scores, found, wrong = best_users(programs, devices, chunks, len(models), max(sizes))
+    tops = []
+    for model, size, own, users, bad in zip(models, sizes, scores, found, wrong, strict=True):
+        kept = users[:size] < PADDING
+        own = model.check_scores(np.where(bad, np.nan, own[:size][kept]))
+        tops.append((own, np.asarray(data.user_ids)[order[users[:size][kept]]]))
+    return tops
+
+
+def _are_not(some: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(P,) whether ascending user indices are not among some other, ascending ones."""
+    first, last = np.searchsorted(some, [users[0], users[-1] + 1]) if len(users) else (0, 0)
+    return ~np.isin(users, some[first:last], assume_unique=True)
+
+
+def _on_each(
+    devices: Sequence[jax.Device],
+    models: Sequence[Customised],
+    build: Callable[[Sequence[Scorer]], T],
+) -> list[T]:
+    """What ``build`` makes of the models' scorers on each device."""
+    scorers, built = [model.scorer for model in models], list[T]()
+    for device in devices:
+        moved, own = dict[Any, Any](), scorers  # shared weights are moved once
+        if len(devices) > 1:
+            own = [scorer.on_device(device, moved) for scorer in scorers]
+        built.append(build(own))
+    return built
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class PoolScorer:
             chunk = CHUNK if platform() == "cpu" else ACCELERATOR_CHUNK
         check_whole("chunk", chunk, 1)
         self.network, self.layout, self._chunk = network, layout, chunk
-        self._score_chunk = score_chunk(network, layout)
+        self.score_chunk = score_chunk(network, layout)
 
     def __call__(
         self,
@@ -84,18 +84,12 @@ class PoolScorer:
             )
         if adapted is not None:
             params = with_own_parameters(params, adapted.network)
-            table = self.overlaid(table, adapted)
+            table = OwnRows(table).holding(adapted)
 
         def score(part: np.ndarray) -> Array:
-            return self._score_chunk(params, table, part, campaign)
+            return self.score_chunk(params, table, part, campaign)
 
         return self.over_users(score, users, table.shape[0])
-
-    def overlaid(self, table: Array, adapted: AdaptedWeights) -> Array:
-        """The table with a campaign's own rows; a copy, unless it has none."""
-        if not len(adapted.rows):
-            return table
-        return pinned(_overlay(table, adapted.rows, adapted.values))
 
     def over_users(
         self,
@@ -135,9 +129,41 @@ def score_chunk(network: Network, layout: Layout) -> Any:
     return score
 
 
-@jax.jit
-def _overlay(table: Array, rows: Array, values: Array) -> Array:
-    return table.at[rows].set(values, mode="drop")
+class OwnRows:
+    """A copy of a general table with the rows of one campaign at a time, for many campaigns.
+
+    It is not for several threads.
+    """
+
+    def __init__(self, table: Array) -> None:
+        """Args:
+        table: (R, k) of the general model.
+        """
+        self._general, self._table, self._held = table, table, np.empty(0, np.int32)
+
+    def holding(self, adapted: AdaptedWeights) -> Array:
+        """The table with the rows of a campaign, until the next call; no copy if it has none."""
+        if not len(adapted.rows):
+            return self._general
+        if adapted.rows is not self._held:
+            if self._table is self._general:
+                self._table = pinned(jnp.array(self._general))
+            exchange, held = _exchange(cast(Any, self._table).format), self._held
+            arguments = self._table, self._general, held, adapted.rows, adapted.values
+            self._table, self._held = exchange(*arguments), adapted.rows
+        return self._table
+
+
+@functools.lru_cache(maxsize=8)
+def _exchange(place: Any) -> Any:
+    """Own table, general table, rows to restore, rows and values to set -> own table, in place."""
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=place)
+    def exchange(table: Array, general: Array, old: Array, rows: Array, values: Array) -> Array:
+        table = table.at[old].set(general.at[old].get(mode="clip"), mode="drop")
+        return table.at[rows].set(values, mode="drop")
+
+    return exchange
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +176,8 @@ class AdaptedScorer(Scorer):
       adapted: the campaign's adapted weights.
       campaign: (N,) table rows of the campaign.
       lengths: adds list lengths to users; None if the network has no fields for them.
+      own_rows: puts the adapted rows into a table, which campaigns share; None copies the table in
+        every call.
     """
 
     pool_scorer: PoolScorer
@@ -157,25 +185,40 @@ class AdaptedScorer(Scorer):
     adapted: AdaptedWeights
     campaign: np.ndarray
     lengths: Lengths | None = None
+    own_rows: OwnRows | None = None
 
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) log-odds that each converts."""
-        return self.pool_scorer(self.weights, self.adapted, self.campaign, self.lengthened(users))
+        return self.pool_scorer(self.own_weights, None, self.campaign, self.lengthened(users))
+
+    @property
+    def own_weights(self) -> Weights:
+        """The weights with the campaign's own."""
+        network, table = self.weights
+        own_rows = self.own_rows or OwnRows(table)
+        own = with_own_parameters(network, self.adapted.network)
+        return Weights(own, own_rows.holding(self.adapted))
 
     def lengthened(self, users: UserRows) -> UserRows:
         """Users as the network takes them, with list lengths if it has fields for them."""
         return users if self.lengths is None else LengthenedUsers(users, self.lengths)
 
-    @property
-    def copies(self) -> bool:
-        """Whether the campaign has rows of its own."""
-        return len(self.adapted.rows) > 0
+    def sharing(self, tables: dict[int, Any]) -> AdaptedScorer:
+        """See `Scorer.sharing`."""
+        table = self.weights.table
+        return replace(self, own_rows=tables.setdefault(id(table), OwnRows(table)))
 
-    def with_own_table(self) -> AdaptedScorer:
-        """See `Scorer.with_own_table`."""
-        table = self.pool_scorer.overlaid(self.weights.table, self.adapted)
-        adapted = self.adapted._replace(rows=self.adapted.rows[:0], values=self.adapted.values[:0])
-        return replace(self, weights=self.weights._replace(table=table), adapted=adapted)
+    def on_chunks(self, group: Sequence[AdaptedScorer]) -> Callable[[Array], Array]:
+        """See `Scorer.on_chunks`."""
+
+        def score(users: Array) -> Array:
+            return jnp.stack([own._on_chunk(users) for own in group])
+
+        return score
+
+    def _on_chunk(self, users: Array) -> Array:
+        users = users if self.lengths is None else self.lengths.users(users)
+        return self.pool_scorer.score_chunk(*self.own_weights, users, self.campaign)
 
     def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> AdaptedScorer:
         """See `Scorer.on_device`; general weights are moved once, so scorers still share them."""
@@ -214,9 +257,26 @@ class HeadScorer(AdaptedScorer):
 
     def together(self, group: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
         """See `Scorer.together`; the tower's factors are computed once, heads are one matrix."""
-        size = max(1, _TOGETHER_BYTES // (4 * len(self.weights.table)))
+        pool, num_rows = self.pool_scorer, len(self.weights.table)
+        size = max(1, _TOGETHER_BYTES // (4 * num_rows))
         parts = [_score_heads(group[first : first + size]) for first in range(0, len(group), size)]
-        return lambda users: np.concatenate([part(users) for part in parts])
+
+        def score(users: UserRows) -> np.ndarray:
+            users = self.lengthened(users)
+            return np.concatenate([pool.over_users(part, users, num_rows).T for part in parts])
+
+        return score
+
+    def on_chunks(self, group: Sequence[AdaptedScorer]) -> Callable[[Array], Array]:
+        """See `Scorer.on_chunks`."""
+        if len(group) == 1:
+            return super().on_chunks(group)
+        score = _score_heads(group)
+
+        def together(users: Array) -> Array:
+            return score(users if self.lengths is None else self.lengths.users(users)).T
+
+        return together
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,14 +309,17 @@ class SumScorer(Scorer):
         parts = [score_many(own) for own in zip(*(of.members for of in group), strict=True)]
         return lambda users: self._sum([part(users) for part in parts])
 
-    @property
-    def copies(self) -> bool:
-        """Whether a member copies the table."""
-        return any(own.copies for own in self.members)
+    def on_chunks(self, group: Sequence[SumScorer]) -> Callable[[Array], Array] | None:
+        """See `Scorer.on_chunks`."""
+        parts = [on_chunks(own) for own in zip(*(of.members for of in group), strict=True)]
+        scored = [own for own in parts if own is not None]
+        if len(scored) < len(parts):
+            return None
+        return lambda users: self._sum([own(users) for own in scored])
 
-    def with_own_table(self) -> SumScorer:
-        """See `Scorer.with_own_table`."""
-        return replace(self, members=tuple(own.with_own_table() for own in self.members))
+    def sharing(self, tables: dict[int, Any]) -> SumScorer:
+        """See `Scorer.sharing`."""
+        return replace(self, members=tuple(own.sharing(tables) for own in self.members))
 
     def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> SumScorer:
         """See `Scorer.on_device`."""
@@ -339,27 +402,41 @@ def without_hidden(scorer: Scorer, hidden: Hidden | None) -> Scorer:
 def score_many(scorers: Sequence[Scorer]) -> Callable[[UserRows], np.ndarray]:
     """Builds a function that scores users with the models of C campaigns: (P, S) -> (C, P).
 
-    Scorers of one group are scored together, other models one after another. A single model gets a
-    table of its own; several would need too much memory, so each call copies the table for each.
+    Scorers of one group are scored together, other models one after another, all with one copy of
+    their general table.
     """
-    if len(scorers) == 1:
-        [alone] = [scorer.with_own_table() for scorer in scorers]
-        return lambda users: alone(users)[None]
-    groups: dict[Hashable, list[int]] = {}
+    tables = dict[int, Any]()
+    shared = [scorer.sharing(tables) for scorer in scorers]
+    if len(shared) == 1:
+        return lambda users: shared[0](users)[None]
+    groups = _groups(shared)
+    parts = [own[0].together(own) for own in groups.values()]
+    return _in_order(groups, parts, np.concatenate)
+
+
+def on_chunks(scorers: Sequence[Scorer]) -> Callable[[Array], Array] | None:
+    """`score_many` for a chunk of users on a device, (P, S) -> (C, P); None where it cannot be."""
+    tables = dict[int, Any]()
+    groups = _groups([scorer.sharing(tables) for scorer in scorers])
+    parts = [own[0].on_chunks(own) for own in groups.values()]
+    programs = [own for own in parts if own is not None]
+    return _in_order(groups, programs, jnp.concatenate) if len(programs) == len(parts) else None
+
+
+def _groups(scorers: Sequence[Scorer]) -> dict[tuple[int, ...], list[Scorer]]:
+    """Scorers that are scored together, by their positions."""
+    numbers: dict[Hashable, list[int]] = {}
     for number, scorer in enumerate(scorers):
-        groups.setdefault(number if scorer.group is None else scorer.group, []).append(number)
-    parts = [
-        (numbers, scorers[numbers[0]].together([scorers[number] for number in numbers]))
-        for numbers in groups.values()
-    ]
+        numbers.setdefault(number if scorer.group is None else scorer.group, []).append(number)
+    return {tuple(own): [scorers[number] for number in own] for own in numbers.values()}
 
-    def score(users: UserRows) -> np.ndarray:
-        scores: dict[int, np.ndarray] = {}
-        for numbers, part in parts:
-            scores |= zip(numbers, part(users), strict=True)
-        return np.stack([scores[number] for number in range(len(scorers))])
 
-    return score
+def _in_order(
+    groups: dict[tuple[int, ...], Any], parts: Sequence[Callable[[Any], Any]], join: Any
+) -> Callable[[Any], Any]:
+    """Joins the (C', P) results of all groups, in the order of their scorers."""
+    order = np.argsort(np.concatenate(list(groups)))
+    return lambda users: join([part(users) for part in parts])[order]
 
 
 def joint_program(scorers: Sequence[Scorer]) -> tuple[dict[str, Any], Callable[..., Array]] | None:
@@ -417,7 +494,7 @@ def _program_of_heads(
     return weights, score
 
 
-def _stacked(scorers: Sequence[HeadScorer]) -> tuple[np.ndarray, np.ndarray | None]:
+def _stacked(scorers: Sequence[AdaptedScorer]) -> tuple[np.ndarray, np.ndarray | None]:
     """The heads (C, F), and value weights (R, C); None if no scorer has any."""
     num_rows = len(scorers[0].weights.table)
     heads = np.stack(jax.device_get([own.adapted.network["head"] for own in scorers]))
@@ -430,15 +507,14 @@ def _stacked(scorers: Sequence[HeadScorer]) -> tuple[np.ndarray, np.ndarray | No
     return heads, value_weights
 
 
-def _score_heads(scorers: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
-    first = scorers[0]
-    pool, weights, num_rows = first.pool_scorer, first.weights, len(first.weights.table)
+def _score_heads(scorers: Sequence[AdaptedScorer]) -> Callable[[Any], Array]:
+    """Scores a chunk of users with C heads: (P, S) -> (P, C)."""
+    pool, weights = scorers[0].pool_scorer, scorers[0].weights
     # On the device of the general weights, which need not be the default one.
     heads, value_weights = jax.device_put(_stacked(scorers), *weights.table.devices())
     value_weights = None if value_weights is None else pinned(value_weights)
     score_chunk = compiled_heads(pool.network, pool.layout)
-    score = functools.partial(score_chunk, weights, heads, value_weights)
-    return lambda users: pool.over_users(score, first.lengthened(users), num_rows).T
+    return functools.partial(score_chunk, weights, heads, value_weights)
 
 
 @functools.lru_cache(maxsize=8)  # a bound, so that networks do not live for ever
