@@ -1,6 +1,5 @@
 """The MovieLens comparison as a user runs it, on tiny files."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import commands
@@ -8,11 +7,9 @@ import pytest
 from commands import contents, succeeds, tiny_settings
 from toy_movielens import toy_ratings, write_toy
 
-import metaheac_jax as mh
 from experiments import movielens
 from experiments.comparison import report, runs
 from experiments.comparison.results import load
-from metaheac_jax.methods import MetaHeacMethod, Trained
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
 COMMAND = commands.module(movielens)
@@ -42,26 +39,6 @@ def test_movielens_over_runs(tmp_path):
     assert "[paper]" not in text
     command = f"python -m experiments.movielens --methods lr --runs 2 --data-dir {source.name}"
     assert command in text
-
-
-class Untrained(MetaHeacMethod):
-    """MetaHeac, which holds out campaigns, without its training."""
-
-    def fit(self, run):
-        return Trained({})
-
-
-def test_what_judges_a_training_is_in_no_history(tmp_path):
-    options = movielens.Options(data_dir=write_movies(tmp_path / "data"))
-    data = movielens.load(options, 4)
-    used = runs.apart_from_held_out(data, options, 4).dataset
-    untrained = Untrained().changed(campaigns_per_step=2, offline_patience=8)
-    general = mh.fit(used, untrained, campaigns=data.split.train, seed=4)
-    train, shown = set(data.dataset.campaign_ids[data.split.train]), used.vocabulary.values[5]
-    assert len(general.held_out) == 3
-    assert {movie.encode() for movie in shown} == train - {m.encode() for m in general.held_out}
-    official = replace(options, preset="official")  # nothing is held out
-    assert runs.apart_from_held_out(data, official, 4) is data
 
 
 def test_a_run_trains_on_data_apart_from_what_judges_it(tmp_path, monkeypatch):

@@ -118,14 +118,6 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
     assert (rates != 0).all()
 
 
-@pytest.mark.parametrize("name", ["adapt-heads", "learned-rates"])
-def test_methods_train_and_are_customised(name):
-    data = dataset(users=300, campaigns=6, per_campaign=40)
-    general = mh.fit(data, configured(name, CONFIG), campaigns=np.arange(5), seed=0)
-    (model,) = mh.customise(general, data, [data.campaign(5)])
-    assert np.isfinite(model.score(data.user_rows[:20])).all()
-
-
 @pytest.mark.slow
 def test_an_inner_step_on_heads_leaves_experts_and_table(run):
     network = MetaHeac(2, 2, (4, 4), 4)

@@ -8,10 +8,9 @@ import pytest
 from toy import aucs, dataset
 
 from experiments.baselines import from_scratch
-from experiments.baselines.from_scratch import MLPEmbeddings, MLPOneStage, OnFrozenFields
+from experiments.baselines.from_scratch import MLPEmbeddings, MLPOneStage
 from metaheac_jax.methods import Run, customise, fit
 from metaheac_jax.model import Weights
-from metaheac_jax.networks import MLP
 
 DATA = dataset(tastes=2, campaigns=16)
 NEW = np.arange(12, 16)
@@ -76,17 +75,3 @@ def test_one_stage_mlps_start_untrained():
     table = np.asarray(fit(DATA, MLPOneStage().changed(width=8)).state["table"])
     # N(0, 1) to four standard errors; nothing has moved it.
     assert abs(table.std() - 1) < 4 / np.sqrt(2 * table.size)
-
-
-def test_on_frozen_fields_only_the_network_gets_a_gradient(x64):
-    rng = np.random.default_rng(0)
-    user, campaign = rng.normal(size=(4, 3, 2)), rng.normal(size=(1, 2))
-    plain, network = MLP((6, 3)), OnFrozenFields(MLP((6, 3)))
-    params = network.init(jax.random.key(0), user, campaign)
-    outputs = (each.apply(params, user, campaign) for each in (network, plain))
-    jax.tree.map(np.testing.assert_array_equal, *outputs)
-
-    loss = lambda *args: network.apply(*args).log_p.sum()  # noqa: E731
-    own, *of_fields = jax.grad(loss, argnums=(0, 1, 2))(params, user, campaign)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(own))
-    assert all(not leaf.any() for leaf in of_fields)
