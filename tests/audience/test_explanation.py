@@ -122,7 +122,7 @@ def test_the_page_says_what_was_found(explained):
 def test_its_traits_are_the_ones_that_differ_most_common_ones_first(explained):
     page = Page(explained.html()).text
     more = sorted((t for t in explained.traits if t.lift > 1), key=lambda t: t.pool - t.audience)
-    shown = sorted(more[:12], key=lambda t: -t.audience)
+    shown = sorted(more[:10], key=lambda t: -t.audience)
     part = page[page.index("More common") : page.index("Less common")]
     places = [
         part.index(f"{t.field} {t.value} {100 * t.audience:.0f}") for t in shown if t.audience > 0.1

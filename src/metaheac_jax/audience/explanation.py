@@ -35,7 +35,7 @@ DEFAULT_PERCENT = 5.0  # size of an audience if none is given, in percent of the
 _WIDTH, _HEIGHT = 560, 220  # of the chart
 _STEPS = (0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # between ticks of the chart
 _APART = 28  # between the chosen size's tick and others
-_MORE, _LESS = 12, 6  # traits on the page: more and less common than in the pool
+_MORE, _LESS, _FIELDS = 10, 5, 10  # on the page: traits more and less common, and fields
 #: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
 #: about individual users. Where all other values of a field are shown, the hidden one follows.
 MIN_CELL = 50
@@ -131,6 +131,7 @@ class Explanation:
             chart=None if self.chosen is None else _chart(self.curve, self.chosen),
             more=_common_first([own for own in self.traits if own.lift > 1], _MORE),
             less=_common_first([own for own in self.traits if own.lift < 1], _LESS),
+            fields=self.fields[:_FIELDS],
             widest=max((abs(own.drop) for own in self.fields), default=0.0) or 1.0,
             min_seeds=MIN_SEEDS,
             min_cell=MIN_CELL,
