@@ -44,7 +44,7 @@ import polars as pl
 
 from experiments.sources.tencent import reading
 from metaheac_jax.data.campaign import Examples, group_by_campaign
-from metaheac_jax.data.dataset import Dataset, Split, smallest_threshold
+from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -268,14 +268,8 @@ def _split(positives: np.ndarray, seed: int, source: Path) -> Split:
             f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to split"
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
-    in_stage1 = -(-positives // 2)
-    threshold = smallest_threshold(in_stage1)
-    return Split(
-        train=np.sort(order[:num_train]),
-        test=np.sort(order[num_train:]),
-        small=in_stage1 <= threshold,
-        threshold=threshold,
-    )
+    small, threshold = small_campaigns(-(-positives // 2))
+    return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
 
 
 def _draw_examples(

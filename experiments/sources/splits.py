@@ -28,7 +28,7 @@ def paper_split(dataset: Dataset, seed: int) -> Split:
     if not 0 < num_train < count:
         raise InputError(f"split: {count} campaigns; training and testing need one each")
     order = np.random.Generator(np.random.Philox(seed)).permutation(count)
-    small, threshold = small_campaigns(dataset)
+    small, threshold = small_campaigns(dataset.stage1.positives)
     return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
 
 

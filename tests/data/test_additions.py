@@ -13,7 +13,7 @@ from tables_world import SCHEMA, world, write
 from toy import check_data
 
 from metaheac_jax.data import storage
-from metaheac_jax.data.dataset import MappedRows
+from metaheac_jax.data.dataset import ComputedRows
 from metaheac_jax.data.from_tables import prepare
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_dataset
 from metaheac_jax.errors import Busy, InputError
@@ -108,7 +108,7 @@ def test_users_are_neither_read_nor_written(data):
     kept = {name for name in before if name.startswith("user_")}
     assert len(kept) == 2
     assert {name: files_of(new)[name] for name in kept} == {name: before[name] for name in kept}
-    assert isinstance(new.user_rows, MappedRows)
+    assert isinstance(new.user_rows, ComputedRows)
     assert new.num_rows == data.num_rows + 1 < new.vocabulary.num_rows + 1
     pads = user_rows == data.num_rows
     np.testing.assert_array_equal(new.user_rows[:], np.where(pads, new.num_rows, user_rows))

@@ -1,7 +1,5 @@
 """A new campaign: its seeds, the non-seeds drawn for it, and user ids."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,26 +92,6 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, options, said):
 def test_attributes_that_the_schema_does_not_have_are_refused(attributes, said):
     with pytest.raises(InputError, match=f"^campaign attributes: {said}"):
         DATA.new_campaign(ids(1), attributes)
-
-
-OWN = DATA.new_campaign(ids(5, 17), ATTRIBUTES)  # 2 seeds and 40 non-seeds
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"users": OWN.users[:0], "labels": OWN.labels[:0]}, "expected users with a label each"),
-        ({"labels": OWN.labels[1:]}, "expected users with a label each"),
-        ({"labels": np.append(OWN.labels[1:], 2)}, "expected users with a label each"),
-        ({"users": np.append(OWN.users[1:], -1)}, "has a user or attributes of other data"),
-        ({"users": np.append(OWN.users[1:], 600)}, "has a user or attributes of other data"),
-        ({"rows": OWN.rows[:1]}, "has a user or attributes of other data"),
-    ],
-)
-def test_a_campaign_that_does_not_belong_to_the_data_is_refused(change, said):
-    OWN.check(600, 2)
-    with pytest.raises(InputError, match=f"^new campaign: {said}"):
-        replace(OWN, **change).check(600, 2)
 
 
 # User ids ---------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def evaluate(
     wanted = [data.campaign(c, seed=seed) for c in new]
     models = customise(general, data, wanted, seed=seed, progress=progress)
     scores = [own.score(pool_rows(data, c)) for own, c in zip(models, new, strict=True)]
-    found = judge_all(data, Split(np.flatnonzero(known), test, *small_campaigns(data)), scores)
+    split = Split(np.flatnonzero(known), test, *small_campaigns(data.stage1.positives))
+    found = judge_all(data, split, scores)
     if not found["campaigns"]:
         own = found["left_out"][0]
         raise InputError(

@@ -20,9 +20,9 @@ from jax import Array
 
 from metaheac_jax.backend import at_a_time, in_threads, platform
 from metaheac_jax.data.batches import check_ids, check_slots
-from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.data.history import Hidden, HiddenUsers
-from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
+from metaheac_jax.data.dataset import ComputedRows, UserRows
+from metaheac_jax.data.history import Hidden
+from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import AdaptedWeights, Scorer, Weights, with_own_parameters
 from metaheac_jax.networks import Network
@@ -201,7 +201,7 @@ class AdaptedScorer(Scorer):
 
     def lengthened(self, users: UserRows) -> UserRows:
         """Users as the network takes them, with list lengths if it has fields for them."""
-        return users if self.lengths is None else LengthenedUsers(users, self.lengths)
+        return users if self.lengths is None else self.lengths.rows(users)
 
     def sharing(self, tables: dict[int, Any]) -> AdaptedScorer:
         """See `Scorer.sharing`."""
@@ -360,7 +360,7 @@ class HiddenScorer(Scorer):
 
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) scores."""
-        return self.scorer(HiddenUsers(users, self.hidden))
+        return self.scorer(ComputedRows(users, self.hidden, users.shape[1]))
 
     @property
     def group(self) -> Hashable | None:
@@ -371,7 +371,7 @@ class HiddenScorer(Scorer):
     def together(self, group: Sequence[HiddenScorer]) -> Callable[[UserRows], np.ndarray]:
         """See `Scorer.together`."""
         score = self.scorer.together([own.scorer for own in group])
-        return lambda users: score(HiddenUsers(users, self.hidden))
+        return lambda users: score(ComputedRows(users, self.hidden, users.shape[1]))
 
     @property
     def copies(self) -> bool:

@@ -14,7 +14,7 @@ import polars as pl
 
 from metaheac_jax.data.campaign import UserIds, draw_by_id
 from metaheac_jax.data.columns import encode
-from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField
+from metaheac_jax.data.dataset import Dataset, SensitiveField, mapped
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.regression import leave_out_shown
 from metaheac_jax.data.storage import open_dataset, write_columns
@@ -96,7 +96,7 @@ def _with_campaigns(data: Dataset, table: Table) -> tuple[Dataset, np.ndarray]:
     changed = replace(
         data,
         vocabulary=vocabulary,
-        user_rows=MappedRows(data.user_rows, lookup),
+        user_rows=mapped(data.user_rows, lookup),
         campaign_ids=every,
         campaign_rows=rows,
     )

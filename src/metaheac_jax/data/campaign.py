@@ -48,19 +48,6 @@ class Campaign:
     unknown_attributes: tuple[str, ...] = ()
     num_unmatched: int = 0
 
-    def check(self, num_users: int, num_fields: int) -> None:
-        """Refuses a campaign that does not belong to data with this many users and campaign fields.
-
-        Raises:
-          InputError: it has no examples, a user without a label, a label that is not 0 or 1, an
-            unknown user, or another number of campaign fields.
-        """
-        users, labels = np.asarray(self.users), np.asarray(self.labels)
-        if not len(users) or len(users) != len(labels) or not np.isin(labels, (0, 1)).all():
-            raise InputError(f"{self.name}: expected users with a label each, 1 (a seed) or 0")
-        if users.min() < 0 or users.max() >= num_users or len(self.rows) != num_fields:
-            raise InputError(f"{self.name}: has a user or attributes of other data")
-
     def pick(self, examples: np.ndarray) -> Campaign:
         """Picks some of the campaign's examples, by position or mask."""
         return replace(self, users=self.users[examples], labels=self.labels[examples])

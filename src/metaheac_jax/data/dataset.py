@@ -8,7 +8,8 @@ and L slots of a sensitive field, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,27 +76,34 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MappedRows:
-    """User rows in the table of another vocabulary, computed for the users that are read.
+class ComputedRows:
+    """Table rows of users, computed from other rows when they are read.
 
     Attributes:
-      rows: (U, S) rows of the vocabulary that the users were prepared with.
-      lookup: (R + 1,) int32, where each of its R rows and its pad id lie in the other table.
+      rows: (U, S') the other rows.
+      compute: maps rows of some users, (P, S'), to (P, S).
+      num_slots: S.
     """
 
     rows: UserRows
-    lookup: np.ndarray
+    compute: Callable[[np.ndarray], np.ndarray]
+    num_slots: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(U, S)."""
-        return self.rows.shape
+        return len(self.rows), self.num_slots
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, users: Any) -> np.ndarray:
-        return self.lookup[self.rows[users]]
+        return self.compute(np.asarray(self.rows[users]))
+
+
+def mapped(rows: UserRows, lookup: np.ndarray) -> ComputedRows:
+    """User rows in another table, to whose rows (R + 1,) int32 maps R rows and their pad id."""
+    return ComputedRows(rows, lookup.__getitem__, rows.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,46 +195,44 @@ class Dataset:
         Raises:
           InputError: nobody is left to draw.
         """
-        of = self.stage1.of(index)
-        users, labels = self.stage1.user[of], self.stage1.label[of]
-        shown = self.stage1.in_audience[of]
-        found, given = users[shown], users[(labels == 1) & ~shown]
-        if len(given) and not ((labels == 0) & ~shown).any():
-            taken = self._examples_of(index)
-            users, labels = self._with_non_seeds(users, labels, given, taken, seed, pool)
-        return Campaign(
+        return self._campaign(self.stage1, index, seed, pool)
+
+    def _campaign(
+        self, stage: Examples, index: int, seed: int, pool: np.ndarray | None = None
+    ) -> Campaign:
+        of, rows = stage.of(index), self.campaign_rows[index]
+        users = stage.user[of]
+        own = Campaign(
             id=plain_id(self.campaign_ids[index]),
-            rows=self.campaign_rows[index],
+            rows=rows,
             users=users,
-            labels=labels,
-            found=found,
-            unknown_attributes=self.unknown_attributes(self.campaign_rows[index]),
+            labels=stage.label[of],
+            found=users[stage.in_audience[of]],
+            unknown_attributes=self.unknown_attributes(rows),
         )
+        taken = np.concatenate([every.user[every.of(index)] for every in self.stages.values()])
+        return self._with_non_seeds(own, taken, seed, pool)
 
     def _with_non_seeds(
-        self,
-        users: np.ndarray,
-        labels: np.ndarray,
-        seeds: np.ndarray,
-        taken: np.ndarray,
-        seed: int,
-        pool: np.ndarray | None,
-        *,
-        known: int = 1,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Users and labels of examples, and of random non-seeds, not taken, for some seeds.
+        self, own: Campaign, taken: np.ndarray, seed: int, pool: np.ndarray | None
+    ) -> Campaign:
+        """A campaign with random users, not taken, if it has seeds and no non-seeds.
 
         Raises:
           InputError: nobody is left to draw.
         """
-        others = self._draw(seeds, seed, taken, pool, known=known)
+        given = own.pick(~own.is_found)
+        if not len(given.users) or not given.labels.all():
+            return own
+        others = self._draw(given.users, seed, taken, pool, known=int(own.id is not None))
         if not len(others):
             raise InputError(
                 f"{self.where}: all {self.num_users} users are examples of the campaign or outside "
                 "the pool, so no non-seeds can be drawn; use a larger pool"
             )
-        both = np.concatenate([users, others]), np.concatenate([labels, np.zeros_like(others)])
-        return both[0].astype(np.int32), both[1].astype(np.int8)
+        users = np.concatenate([own.users, others]).astype(np.int32)
+        labels = np.concatenate([own.labels, np.zeros(len(others), np.int8)])
+        return replace(own, users=users, labels=labels)
 
     def _draw(
         self,
@@ -235,7 +241,7 @@ class Dataset:
         taken: np.ndarray,
         pool: np.ndarray | None,
         *,
-        known: int = 1,
+        known: int,
     ) -> np.ndarray:
         """Random non-seeds, by index; of them and of the seeds, the same fraction has a history.
 
@@ -243,7 +249,7 @@ class Dataset:
         examples, ``known`` is of the campaign itself.
         """
         rows = self.user_rows
-        while isinstance(rows, MappedRows):
+        while isinstance(rows, ComputedRows):
             rows = rows.rows
         counts = getattr(rows, "num_campaigns", None)  # of `data.history.HistoryRows`
         if counts is None:
@@ -258,10 +264,6 @@ class Dataset:
         total = min(len(users) / share for share, users in parts)
         return np.concatenate([users[: round(share * total)] for share, users in parts])
 
-    def _examples_of(self, index: int) -> np.ndarray:
-        """The users of all examples of a campaign, by index."""
-        return np.concatenate([own.user[own.of(index)] for own in self.stages.values()])
-
     def completed(self, seed: int = 0) -> Dataset:
         """Draws non-seeds for campaigns without any, in both stages; see `campaign`.
 
@@ -271,15 +273,10 @@ class Dataset:
         data = self
         for name in ("stage1", "stage2"):
             stage, drawn = self.stages[name], dict[int, np.ndarray]()
-            kinds = [~stage.in_audience & (stage.label == label) for label in (1, 0)]
-            given, others = (
-                np.bincount(stage.campaign[own], minlength=self.num_campaigns) for own in kinds
-            )
-            for c in np.flatnonzero((given > 0) & (others == 0)).tolist():
-                of = stage.of(c)
-                seeds, taken = stage.user[of][kinds[0][of]], data._examples_of(c)
-                users = self._draw(seeds, seed, taken, None)
-                drawn |= {c: users} if len(users) else {}
+            for c, count in enumerate(stage.counts):
+                with suppress(InputError):  # nobody is left
+                    users = data._campaign(stage, c, seed).users[count:]
+                    drawn |= {c: users} if len(users) else {}
             if drawn:
                 users = np.concatenate([*drawn.values()])
                 campaigns = np.repeat([*drawn], [*map(len, drawn.values())])
@@ -332,7 +329,7 @@ class Dataset:
         return replace(
             self,
             vocabulary=vocabulary,
-            user_rows=MappedRows(self.user_rows, lookup),
+            user_rows=mapped(self.user_rows, lookup),
             campaign_rows=lookup[self.campaign_rows],
         )
 
@@ -398,16 +395,15 @@ class Dataset:
                 f"new campaign: none of the {len(found)} seeds is a user of {self.where}; check "
                 "that the ids are those of the prepared users"
             )
-        labels = np.ones(len(users), np.int8)
-        users, labels = self._with_non_seeds(users, labels, users, users, seed, pool, known=0)
-        return Campaign(
+        own = Campaign(
             id=None,
             rows=rows,
             users=users,
-            labels=labels,
+            labels=np.ones(len(users), np.int8),
             unknown_attributes=self.unknown_attributes(rows),
             num_unmatched=int((found < 0).sum()),
         )
+        return self._with_non_seeds(own, users, seed, pool)
 
     def add(
         self,
@@ -462,21 +458,14 @@ class Split:
     threshold: int
 
 
-def small_campaigns(dataset: Dataset) -> tuple[np.ndarray, int]:
+def small_campaigns(seeds: np.ndarray) -> tuple[np.ndarray, int]:
     """(C,) bool, whether each seed set is small, and T (paper section 4.1).
 
-    A seed set is small if it has at most T seeds, its positives of stage 1.
-    """
-    seeds = dataset.stage1.positives
-    threshold = smallest_threshold(seeds)
-    return seeds <= threshold, threshold
-
-
-def smallest_threshold(seeds: np.ndarray) -> int:
-    """The smallest number of seeds that at least 80% of the campaigns do not exceed.
+    T is the smallest number of seeds that at least 80% of the campaigns do not exceed.
 
     Args:
-      seeds: (C,) number of seeds of each campaign.
+      seeds: (C,) number of seeds of each campaign, its positives of stage 1.
     """
     # ceil(0.8 C) in integers, since 0.8 C is not exact in floating point.
-    return int(np.sort(seeds)[-(-4 * len(seeds) // 5) - 1])
+    threshold = int(np.sort(seeds)[-(-4 * len(seeds) // 5) - 1])
+    return seeds <= threshold, threshold

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, plain_id
-from metaheac_jax.data.dataset import Dataset, Example, MappedRows, UserRows
+from metaheac_jax.data.dataset import ComputedRows, Dataset, Example, UserRows, mapped
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 NAMES = {"converted": 1, "not_converted": 0}  # the lists that are computed, and their label
@@ -144,7 +144,7 @@ def with_histories(data: Dataset) -> Dataset:
     order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), users))
     counts = np.bincount(users, minlength=data.num_users)
     history = HistoryRows(
-        MappedRows(data.user_rows, rows),
+        mapped(data.user_rows, rows),
         pad,
         np.ones(len(ids), bool),
         slots,
@@ -167,7 +167,7 @@ def limited(data: Dataset, campaigns: np.ndarray) -> Dataset:
     """The data with only these campaigns, (C,) bool, in histories; the same object without any."""
 
     def of(rows: UserRows) -> UserRows:
-        if isinstance(rows, MappedRows):
+        if isinstance(rows, ComputedRows):
             return replace(rows, rows=of(rows.rows))
         return replace(rows, counted=campaigns) if isinstance(rows, HistoryRows) else rows
 
@@ -215,22 +215,3 @@ class Hidden:
             gone = array.concatenate([gone] * count, axis=1)
             parts.append(array.where(gone, len(self.rows) - 1, users[:, start:done]))
         return array.concatenate([*parts, users[:, done:]], axis=1).astype(np.int32)
-
-
-@dataclass(frozen=True, eq=False)
-class HiddenUsers:
-    """User rows without what is hidden, computed only for rows that are read."""
-
-    rows: UserRows
-    hidden: Hidden
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(U, S)."""
-        return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, users: Any) -> np.ndarray:
-        return self.hidden(np.asarray(self.rows[users]))

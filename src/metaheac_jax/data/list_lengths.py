@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import ComputedRows, Dataset, UserRows
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 _CLASSES = 12  # maximum number of length classes, besides the empty list
@@ -62,6 +62,10 @@ class Lengths:
             lengths.append(array.asarray(row_of)[length][:, None])
         return array.concatenate([self._moved(users), *lengths], axis=1).astype(np.int32)
 
+    def rows(self, users: UserRows) -> UserRows:
+        """The same for user rows; only rows that are read are computed."""
+        return ComputedRows(users, self.users, users.shape[1] + len(self.many))
+
     def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
         """(..., N) table rows of campaigns -> their rows in the table with the lengths."""
         return self._moved(campaigns).astype(np.int32)
@@ -79,25 +83,6 @@ class Lengths:
     def _moved(self, ids: Any) -> Any:
         added = sum(map(len, self.vocabularies))
         return ids.__array_namespace__().where(ids < self.num_user_rows, ids, ids + added)
-
-
-@dataclass(frozen=True)
-class LengthenedUsers:
-    """User rows with list lengths, computed only for rows that are read; the rest stay on disk."""
-
-    rows: UserRows
-    lengths: Lengths
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(U, S + L)."""
-        return len(self.rows), self.rows.shape[1] + len(self.lengths.many)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, users: Any) -> np.ndarray:
-        return self.lengths.users(np.asarray(self.rows[users]))
 
 
 def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
@@ -119,7 +104,7 @@ def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
         dataset,
         schema=replace(schema, user=schema.user + added),
         vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
-        user_rows=LengthenedUsers(dataset.user_rows, lengths),
+        user_rows=lengths.rows(dataset.user_rows),
         campaign_rows=lengths.campaigns(dataset.campaign_rows),
     )
     return new, lengths

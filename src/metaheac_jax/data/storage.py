@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.data.campaign import Examples
-from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField, UserRows
+from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.files import fsync, new_directory
 from metaheac_jax.progress import Progress, silent
@@ -181,7 +181,7 @@ def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
     if manifest["pad"] != vocabulary.num_rows:
         lookup = np.arange(manifest["pad"] + 1, dtype=np.int32)
         lookup[-1] = vocabulary.num_rows
-        user_rows = MappedRows(user_rows, lookup)
+        user_rows = mapped(user_rows, lookup)
     return Dataset(
         name=manifest["name"],
         schema=schema,

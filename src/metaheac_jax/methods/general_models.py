@@ -289,8 +289,6 @@ def customise(
     else:
         _check_own(method, general)
     check_whole("seed", seed, 0)
-    for campaign in campaigns:
-        campaign.check(data.num_users, len(data.schema.campaign))
     known, own = data.encoded_for(general.schema, general.vocabulary), campaigns
     if known is not data:
         lookup = general.vocabulary.rows_of(data.vocabulary)
