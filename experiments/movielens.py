@@ -51,7 +51,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     own = {"online_epochs": ONLINE_EPOCHS} if options.preset == "paper" else {}
     methods = options.build(find_edition(options.data_dir).stem, **own)
-    compare(options, methods, lambda seed, _: load(options, seed), campaigns="movies")
+    compare(options, methods, lambda seed, _: load(options, seed))
 
 
 def load(options: Options, seed: int) -> Data:

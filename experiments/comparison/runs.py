@@ -75,7 +75,6 @@ def compare(
     load: Load,
     *,
     published: str | None = None,
-    campaigns: str = "campaigns",
     notes: tuple[str, ...] = (),
 ) -> None:
     """Does every run of a command, and writes and prints the report.
@@ -85,7 +84,6 @@ def compare(
       methods: from `RunOptions.build`.
       load: loads the data of a run.
       published: as in `Comparison`.
-      campaigns: what the title calls campaigns.
       notes: lines for the end of the report.
 
     Raises:
@@ -98,7 +96,7 @@ def compare(
         facts = first.describe()
         title = (
             f"{facts['data']}: {facts['train_campaigns']} training and {facts['test_campaigns']} "
-            f"test {campaigns}, {facts['stage1']:,} + {facts['stage2']:,} examples, "
+            f"test campaigns, {facts['stage1']:,} + {facts['stage2']:,} examples, "
             f"{facts['rows']:,} table rows; small: at most {facts['threshold']:,} seeds; preset "
             f"{options.preset}" + (f", {options.runs} runs" if options.runs > 1 else "")
         )
