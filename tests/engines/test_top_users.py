@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metaheac_jax.engines.top_users import CAMPAIGN, SCORE, USER, TopUsers, blocks
+from metaheac_jax.engines.top_users import CAMPAIGN, SCORE, USER, TopUsers
 from metaheac_jax.errors import Diverged
 
 CAMPAIGNS = pa.array(["x", "a"])
@@ -45,10 +45,3 @@ def test_texts_and_zeros_are_tied_by_id():
 def test_a_score_that_is_not_a_number_is_refused():
     with pytest.raises(Diverged, match="not a number"):
         TopUsers(CAMPAIGNS[:1], pa.int64(), 3).add(pa.chunked_array([[1]]), np.array([[np.nan]]))
-
-
-def test_batches_become_blocks(monkeypatch):
-    monkeypatch.setattr("metaheac_jax.engines.top_users.BLOCK", 10)
-    batches = [pa.record_batch({"x": np.arange(n)}) for n in (4, 5, 3, 25, 1)]
-    assert [block.num_rows for block in blocks(batches)] == [12, 25, 1]
-    assert not [*blocks([])]

@@ -98,7 +98,7 @@ class ArrowScorer:
         """Columns of P users, by field name -> (P, C) scores, higher for more likely converts.
 
         Raises:
-          InputError: a column is missing or has another type, or a cell is no number.
+          InputError: as `rows`.
         """
         return self.score(self.rows(users))
 
@@ -130,7 +130,7 @@ class ArrowScorer:
           The type of the ids.
 
         Raises:
-          InputError: a column is missing or has another type, or a cell is no number.
+          InputError: as `rows`, or ids are neither whole numbers nor text.
         """
         name = self.user_id
         kind = _type_of(users.schema, name)
@@ -152,14 +152,7 @@ class ArrowScorer:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Turns the column of a field into table rows.
-
-    Attributes:
-      number: position of the field.
-      field: the field.
-      vocabulary: values of all fields.
-      missing: texts that stand for a missing value.
-    """
+    """Turns the column of the field with this number in the vocabulary into table rows."""
 
     number: int
     field: Field
@@ -179,15 +172,15 @@ class _Encoder:
 
     def check(self, kind: pa.DataType) -> None:
         """Refuses a column of another type."""
-        many, expected = self.field.slots > 1, "text, numbers, dates, or true and false"
-        right = _is_value(kind)
-        if many:
-            expected = "lists, or text with separators" if self.field.separator else "lists"
-            in_text = bool(self.field.separator) and _is_text(kind)
-            right = _is_value(_plain(kind.value_type)) if _is_list(kind) else in_text
+        right, expected = _is_value(kind), "text, numbers, dates, or true and false"
+        if self.field.separator:
+            right, expected = _is_text(kind), "text with separators"
+        elif self.field.slots > 1:
+            right = _is_list(kind) and _is_value(_plain(kind.value_type))
+            expected = "lists"
         elif self.field.edges:
-            expected = "numbers"
             right &= not (types.is_boolean(kind) or types.is_temporal(kind))
+            expected = "numbers"
         if not right:
             raise InputError(
                 f"users: column {self.field.name!r} is of type {kind}, expected {expected}; cast it"

@@ -6,7 +6,7 @@
     values.npz         per field, ``values/NAME``: the known raw values, ascending
 
 The program takes the weights and (P, S) int32 table rows of users, for any P, and returns (P, C)
-scores. Writing and reading need flatbuffers: ``pip install "metaheac-jax[export]"``.
+scores.
 
 Axes: P users, S slots of a user, C campaigns.
 """
@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import read_sealed
 
@@ -32,12 +30,9 @@ REMEDY = "export the campaign again with `metaheac export`"
 
 @dataclass(frozen=True)
 class Export:
-    """The content of an export, which can be pickled and sent to workers.
+    """The content of an export: of its manifest, whose digest is that of all, and of other files.
 
-    Attributes:
-      digest: digest of the manifest, hence of all files.
-      manifest: the content of ``scorer.json``.
-      files: the content of the other files, by name.
+    It can be pickled and sent to workers.
     """
 
     digest: str
@@ -54,22 +49,9 @@ def read_export(folder: Path | str, *, progress: Progress = silent) -> Export:
 
     Raises:
       InputError: there is no export, it has another format, or a file is missing, truncated or
-        altered; the message names it. Or flatbuffers is not installed.
+        altered; the message names it.
     """
-    check_flatbuffers()
     folder = Path(folder)
     manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=REMEDY, progress=progress)
     files = {name: (folder / name).read_bytes() for name in manifest["files"]}
     return Export(manifest["digest"], manifest, files)
-
-
-def check_flatbuffers() -> None:
-    """Refuses to continue without flatbuffers.
-
-    Raises:
-      InputError: flatbuffers is not installed.
-    """
-    if find_spec("flatbuffers") is None:
-        raise InputError(
-            "an export needs flatbuffers; install it with pip install 'metaheac-jax[export]'"
-        )

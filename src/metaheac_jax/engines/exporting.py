@@ -5,8 +5,7 @@ Axes: P users, S slots of a user, C campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,7 @@ from jax import Array, export
 
 from metaheac_jax.customising.score import joint_program
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.engines.export_files import (
-    FORMAT,
-    MANIFEST,
-    PROGRAM,
-    VALUES,
-    WEIGHTS,
-    check_flatbuffers,
-)
+from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, VALUES, WEIGHTS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.model import Customised
@@ -52,10 +44,9 @@ def export_scorer(
 
     Raises:
       InputError: the method adapts no network's weights, the models are of several general models
-        or of one campaign, users have histories from the examples, the folder exists and is not
-        an export or has a foreign file in it, or flatbuffers is not installed.
+        or of one campaign, users have histories from the examples, or the folder exists and is not
+        an export or has a foreign file in it.
     """
-    check_flatbuffers()
     models = [models] if isinstance(models, Customised) else models
     general, program = models[0].general, joint_program([own.scorer for own in models])
     campaigns = [_id_of(own.campaign) for own in models]
@@ -101,17 +92,10 @@ def _serialised(score: Callable[..., Array], weights: dict[str, Any], num_slots:
     (count,) = export.symbolic_shape("users")
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
     users = jax.ShapeDtypeStruct((count, num_slots), np.int32)
-    with _without_source_files():
-        return bytes(export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users).serialize())
-
-
-@contextmanager
-def _without_source_files() -> Iterator[None]:
-    """Keeps the paths of source files, which jax notes for each operation, out of programs."""
     name = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, name)
-    jax.config.update(name, ".*")
+    jax.config.update(name, ".*")  # else the program has paths of source files
     try:
-        yield
+        return bytes(export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users).serialize())
     finally:
         jax.config.update(name, before)

@@ -43,14 +43,12 @@ def expand_on_ray(
     num_gpus: float = 0,
     checkpoint: str | None = None,
 ) -> Dataset:
-    """The users whom an export scores highest, as `expand` finds them.
+    """The users whom an export scores highest, as `expand` and `expand_on_spark` find them.
+
+    The first arguments, the columns and the errors are those of `expand_on_spark`.
 
     Args:
       users: a row per user, with the columns from which the data was prepared.
-      export: folder on the driver, from `metaheac export`; workers receive its content.
-      size: K, the number of users per campaign; fewer if there are fewer candidates.
-      exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
-        only from the audiences of that campaign. The campaigns' seeds belong there.
       num_workers: number of processes that score; each needs a CPU, and reading needs another.
       num_gpus: GPUs of each of them.
       checkpoint: folder or URL that keeps all scores, so that the same job goes on where it was if
@@ -58,10 +56,6 @@ def expand_on_ray(
 
     Returns:
       campaign_id, rank (from 1), user_id and score, computed.
-
-    Raises:
-      InputError: the export cannot be read, or ``users`` lacks a column, has one of another type,
-        a user without an id or a user twice, or ``exclude`` lacks a column.
     """
     check_whole("size", size, 1)
     scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
@@ -76,7 +70,9 @@ def expand_on_ray(
     content = ray.put(scorer.export)
     users = users.select_columns([user_id, *scorer.columns])
     parts = users.select_columns([user_id]).map_batches(
-        divided, fn_args=(id_type,), batch_size=None, batch_format="pyarrow"
+        lambda own: divided(own[user_id].cast(id_type).combine_chunks()),
+        batch_size=None,
+        batch_format="pyarrow",
     )
     found = parts.groupby(PART, num_partitions=num_cpus).map_groups(
         repeated, batch_format="pyarrow"

@@ -17,16 +17,12 @@ from metaheac_jax.errors import InputError
 PART, _PARTS = "part", 64
 
 
-def divided(users: pa.Table, id_type: pa.DataType) -> pa.Table:
-    """Maps users, by a table of their ids alone, to a list of ids for each part.
-
-    The part of an id depends on nothing else.
-    """
-    ids = users.column(0).cast(id_type).combine_chunks()
+def divided(ids: pa.Array) -> pa.Table:
+    """A list of ids for each part; the part of an id depends on nothing else."""
     part = (pl.Series(ids).hash() % _PARTS).to_numpy().astype(np.uint8)
-    counts = np.bincount(part, minlength=_PARTS)
     ids = ids.take(pa.array(np.argsort(part, kind="stable")))
-    lists = pa.ListArray.from_arrays(np.append(0, np.cumsum(counts)).astype(np.int32), ids)
+    ends = np.cumsum(np.bincount(part, minlength=_PARTS))
+    lists = pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), ids)
     return pa.table({PART: np.arange(_PARTS), "ids": lists})
 
 

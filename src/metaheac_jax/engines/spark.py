@@ -25,20 +25,20 @@ from metaheac_jax.engines.arrow import open_export, scorer_of_worker
 from metaheac_jax.engines.export_files import Export
 from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
+    BLOCK,
     CAMPAIGN,
     RANK,
     SAMPLE,
     SCORE,
     USER,
     TopUsers,
-    blocks,
     keys_of,
 )
 from metaheac_jax.errors import InputError, check_whole
 
 _MERGING = 8  # tasks that merge the best users of all partitions
-#: Without this limit, Spark does not measure the batch of rows for Python after each row.
-_UNMEASURED = "spark.sql.execution.arrow.maxBytesPerBatch", str(2**31 - 1)
+#: Large batches for Python; Spark would measure their bytes after each row.
+_BATCHES = {"maxRecordsPerBatch": str(BLOCK), "maxBytesPerBatch": str(2**31 - 1)}
 
 
 def expand_on_spark(
@@ -51,8 +51,8 @@ def expand_on_spark(
     """The users whom an export scores highest, as `expand` finds them.
 
     Args:
-      users: a row per user, with the columns from which the data was prepared. In its session,
-        `_UNMEASURED` is set.
+      users: a row per user, with the columns from which the data was prepared. The limits of
+        batches for Python are changed in its session.
       export: folder on the driver, from `metaheac export`; tasks receive its content.
       size: K, the number of users per campaign; fewer if there are fewer candidates.
       exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
@@ -70,7 +70,8 @@ def expand_on_spark(
     wanted = [scorer.user_id, *scorer.columns]
     if {*wanted} <= {*users.columns}:
         users = users.select([F.col(f"`{own}`") for own in wanted])
-    users.sparkSession.conf.set(*_UNMEASURED)
+    for name, limit in _BATCHES.items():
+        users.sparkSession.conf.set(f"spark.sql.execution.arrow.{name}", limit)
     kind = scorer.check_sample(users.limit(SAMPLE).toArrow())
     users = users.withColumnRenamed(scorer.user_id, USER)
     refuse_repeated(_repeated(users.select(USER), kind))
@@ -102,8 +103,8 @@ def _repeated(ids: DataFrame, kind: pa.DataType) -> list[Any]:
     name = ids.schema[USER].dataType.simpleString()
 
     def divide(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for block in blocks(batches):
-            yield from divided(block, kind).to_batches()
+        for batch in batches:
+            yield from divided(batch.column(0).cast(kind)).to_batches()
 
     parts = ids.mapInArrow(divide, f"{PART} bigint, ids array<{name}>").groupBy(PART)
     found = parts.applyInArrow(repeated, f"{USER} {name}").limit(1).collect()
@@ -117,12 +118,12 @@ def _best(
 
     def best(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         top = None
-        for block in blocks(batches):
-            top = top or TopUsers(campaigns, block[USER].type, size)
+        for batch in batches:
+            top = top or TopUsers(campaigns, batch[USER].type, size)
             if export is None:
-                top.add_table(block)
+                top.add_table(pa.Table.from_batches([batch]))
             else:
-                top.add(block[USER], scorer_of_worker(export)(block))
+                top.add(batch[USER], scorer_of_worker(export)(batch))
         yield from top.table().to_batches() if top else ()
 
     return best

@@ -5,7 +5,7 @@ Axes: P users, C campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,11 @@ BLOCK, SAMPLE = 1 << 16, 1000
 def keys_of(
     kinds: Mapping[str, pa.DataType], campaign: pa.DataType, user: pa.DataType
 ) -> dict[str, pa.DataType]:
-    """The columns by which users are excluded, with the types of the ids that they are compared to.
-
-    Args:
-      kinds: the types of the columns of excluded users, by name.
-      campaign: type of the ids of campaigns.
-      user: type of the ids of users.
+    """The columns by which users are excluded, with the types of ids of campaigns and of users.
 
     Raises:
-      InputError: there is no column ``user_id``, or ids are text and those of users are not, or the
-        reverse.
+      InputError: of the columns that have these types, there is no ``user_id``, or one has ids of
+        the other type.
     """
     keys = {CAMPAIGN: campaign, USER: user} if CAMPAIGN in kinds else {USER: user}
     for name, expected in keys.items():
@@ -44,19 +39,6 @@ def keys_of(
                 f"exclude: {name!r} is of type {kinds[name]}, expected {expected}; cast it"
             )
     return keys
-
-
-def blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Joins batches into tables of `BLOCK` users or a little more; the last may be shorter."""
-    held, count = list[pa.RecordBatch](), 0
-    for batch in batches:
-        held.append(batch)
-        count += batch.num_rows
-        if count >= BLOCK:
-            yield pa.Table.from_batches(held)
-            held, count = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
 
 
 class TopUsers:
