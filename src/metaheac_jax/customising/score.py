@@ -373,14 +373,9 @@ class HiddenScorer(Scorer):
         score = self.scorer.together([own.scorer for own in group])
         return lambda users: score(ComputedRows(users, self.hidden, users.shape[1]))
 
-    @property
-    def copies(self) -> bool:
-        """Whether the scorer copies the table."""
-        return self.scorer.copies
-
-    def with_own_table(self) -> HiddenScorer:
-        """See `Scorer.with_own_table`."""
-        return replace(self, scorer=self.scorer.with_own_table())
+    def sharing(self, tables: dict[int, Any]) -> HiddenScorer:
+        """See `Scorer.sharing`."""
+        return replace(self, scorer=self.scorer.sharing(tables))
 
     def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> HiddenScorer:
         """See `Scorer.on_device`."""
