@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,6 @@ from jax.experimental import topologies
 from experiments.throughput import options_meta
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
 from experiments.throughput.steps import NETWORK
-from metaheac_jax.backend import compiling_for
 from metaheac_jax.customising.customiser import AdaptingSteps
 from metaheac_jax.customising.score import ACCELERATOR_CHUNK, compiled_heads, score_chunk
 from metaheac_jax.data.batches import Batch
@@ -307,7 +307,7 @@ def compile_for(
 ) -> Figures:
     """Compiles a program for a target and reads what its compiler says."""
     where = world(target, size, campaign=campaign, row=row)
-    with compiling_for(_platform(target)):
+    with _compiling_for(target):
         compiled = PROGRAMS[program](where).compile()
     items = ACCELERATOR_CHUNK if program in _CHUNKED else 1
     return _figures(compiled, target, program, where.placement, items)
@@ -322,15 +322,17 @@ def compile_options(target: str) -> list[Figures]:
         return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf), sharding=place)
 
     found = []
-    with compiling_for(_platform(target)):
+    with _compiling_for(target):
         for case in options_meta.cases(options_meta.Options()):
             lowered = jax.jit(case.gradient).lower(*jax.tree.map(described, case.arguments))
             found.append(_figures(lowered.compile(), target, case.name, placement, 1))
     return found
 
 
-def _platform(target: str) -> str:
-    return "gpu" if target == "h100" else "tpu"
+def _compiling_for(target: str) -> Any:
+    """Makes programs as they are on the target's platform."""
+    name = "gpu" if target == "h100" else "tpu"
+    return mock.patch.object(jax, "default_backend", return_value=name)
 
 
 def _figures(compiled: Any, target: str, program: str, placement: Placement, items: int) -> Figures:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.metadata import entry_points, version
 from importlib.util import find_spec
 from typing import TypeVar
@@ -90,34 +88,13 @@ def environment() -> dict[str, str]:
     return {"backend": jax.default_backend(), **{name: version(name) for name in libraries}}
 
 
-_target: ContextVar[str | None] = ContextVar("target", default=None)
-
-
-def platform() -> str:
-    """The platform that programs are made for: cpu, gpu or tpu.
-
-    It is that of jax's default backend, or the one of `compiling_for`.
-    """
-    return _target.get() or jax.default_backend()
-
-
-@contextmanager
-def compiling_for(target: str) -> Iterator[None]:
-    """Makes programs for a platform that this machine may not have."""
-    token = _target.set(target)
-    try:
-        yield
-    finally:
-        _target.reset(token)
-
-
 def campaigns_at_once(most: int) -> int:
     """How many campaigns to vmap together: ``most`` on an accelerator, one on a CPU.
 
     On a CPU, separate products are faster than one batched product, since only they use the fast
     matrix kernels.
     """
-    return 1 if platform() == "cpu" else most
+    return 1 if jax.default_backend() == "cpu" else most
 
 
 @jax.jit

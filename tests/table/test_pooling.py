@@ -1,6 +1,7 @@
 """Fields of users: means of embeddings, whether their products are carried out or not."""
 
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from toy import drawn
 
-from metaheac_jax.backend import compiling_for
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks import MLP, MetaHeac
 from metaheac_jax.table import pooling as module
@@ -216,7 +216,7 @@ def test_what_accelerators_compute_is_the_same(x64, small):
 
         return jax.vmap(both)(tables, users), loss(table, ids)
 
-    with compiling_for("tpu"):
+    with mock.patch.object(jax, "default_backend", return_value="tpu"):
         accelerated = results()
     close = partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
     jax.tree.map(close, accelerated, results())

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metaheac_jax.backend import platform
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
 from metaheac_jax.training.meta import owned
@@ -177,7 +176,8 @@ def build_row_step(
         # On CPUs, messages of two concurrent computations may arrive in another order.
         return jax.block_until_ready(step(state, rows, *batches))
 
-    return RowStep(init, waiting if jax.process_count() > 1 and platform() == "cpu" else step)
+    wait = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    return RowStep(init, waiting if wait else step)
 
 
 def _summed(gradient: Gradient[...], placement: Placement, reduction: Reduction) -> Gradient[...]:
