@@ -13,7 +13,6 @@ from metaheac_jax.data.batches import unstacked
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
-from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import (
     MetaHeacMethod,
     PretrainedMLP,
@@ -23,7 +22,6 @@ from metaheac_jax.methods import (
     fit,
     offline,
 )
-from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.networks import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -235,16 +233,6 @@ def test_the_other_settings_reach_the_offline_stage(x64):
 
 
 @pytest.mark.slow
-def test_plain_training_with_value_dropout_equals_a_plain_loop(x64):
-    untrained, trained = (
-        dict(fit(DATA, sized(WithoutMeta, **own), seed=SEED).state)
-        for own in ({"offline_epochs": 0}, {"value_dropout": 0.3})
-    )
-    expected, _ = by_hand(untrained, plain_step, plain_batches(value_dropout=0.3))
-    assert apart(trained, expected) < 1e-6
-
-
-@pytest.mark.slow
 def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
     seen = []
 
@@ -265,26 +253,6 @@ def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
     start = fit(DATA, short, seed=SEED)
     again = method.fit(replace(run, start=start)).judgements
     assert again[0, 0] == steps_of(start) == 9
-
-
-def test_the_patience_in_steps_is_that_of_the_documentation():
-    words = " ".join((GradientConfig.__doc__ or "").split())
-    assert f"it also takes {offline._PATIENCE_STEPS} steps without a better one" in words
-
-
-@pytest.mark.slow
-def test_a_step_that_is_not_finite_ends_a_training(monkeypatch):
-    draw = CampaignSampler.__call__
-
-    def bad(self, step):
-        batch = draw(self, step)
-        factor = np.float32(np.nan if step == 1 else 1)
-        return batch._replace(query=batch.query._replace(weight=factor * batch.query.weight))
-
-    monkeypatch.setattr(CampaignSampler, "__call__", bad)
-    said = "MetaHeac: step 2: the loss is nan; lower the learning rates"
-    with pytest.raises(Diverged, match=said):
-        fit(DATA, sized(MetaHeacMethod), seed=SEED)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.solved_heads import compiled_solver
 from metaheac_jax.model import FunctionScorer
 from metaheac_jax.networks import MLP
-from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.schema import Vocabulary
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import device_mesh
 
@@ -113,22 +113,6 @@ def test_a_model_scores_data_that_has_grown_as_before(name):
 @pytest.fixture(scope="module")
 def general():
     return mh.fit(DATA, noting())
-
-
-@pytest.mark.parametrize(
-    ("schema", "first"),
-    [
-        (Schema((*DATA.schema.user[:2], Field("tokens", 3)), DATA.schema.campaign), "'tokens'"),
-        (Schema((Field("sex"), *DATA.schema.user[1:]), DATA.schema.campaign), ""),
-        (Schema(DATA.schema.user, DATA.schema.campaign[::-1]), ""),
-        (Schema(DATA.schema.user, (*DATA.schema.campaign, Field("x"))), "number of fields"),
-    ],
-)
-def test_data_of_another_schema_are_refused(general, schema, first):
-    data = replace(DATA, schema=schema, campaign_rows=np.zeros((6, len(schema.campaign)), np.int32))
-    with pytest.raises(InputError, match=f"toy: .*differs.*{first}") as error:
-        mh.customise(general, data, [data.campaign(0)])
-    assert "\n" not in str(error.value)
 
 
 def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
@@ -231,13 +215,6 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
 def test_two_trainings_do_not_share_checkpoints(tmp_path, writers):
     with writers.of(tmp_path / "c"), pytest.raises(Busy, match="another process is writing it"):
         mh.fit(DATA, noting(), directory=tmp_path / "c")
-
-
-def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    mh.fit(DATA, noting(), directory=".")
-    assert (tmp_path / "here.json").is_file()
 
 
 def test_data_and_models_are_compared_by_identity(general):

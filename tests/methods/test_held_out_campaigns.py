@@ -242,18 +242,3 @@ def test_what_was_trained_on_before_it_was_held_out_is_not_preferred():
     assert set(held) & {*range(8)} == set()
     assert 20 in held
     assert len(held) == 3
-
-
-def test_no_more_than_a_tenth_is_held_out_again():
-    start = trained(range(5), held_out=range(5, 30))
-    kept, held = hold_out_campaigns(DATA, np.arange(5, 30), 0, start=start)
-    assert (len(kept), len(held)) == (22, 3)
-
-
-def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
-    method = Noting()
-    fit(DATA, method, held_out=[1, 2, 3])
-    assert method.seen[0].campaigns.tolist() == [0, *range(4, 30)]
-    for wrong in ([2, 5], [3, 3], [30], [-1], np.arange(30) < 4, [[1, 2]]):
-        with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
-            fit(DATA, method, campaigns=np.arange(3), held_out=wrong)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import drawn
 
-from metaheac_jax.networks import Experts, MetaHeac, mixture_log_probabilities
+from metaheac_jax.networks import MetaHeac, mixture_log_probabilities
 from metaheac_jax.training.losses import cross_entropy
 
 M, N, K, B = 14, 6, 4, 5
@@ -96,42 +96,3 @@ def test_sizes_are_the_published_ones(width, parameters):
     network = MetaHeac(num_experts=8, num_critics=5)
     params = jax.eval_shape(network.init, jax.random.key(0), user, campaign)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-
-
-@pytest.mark.slow
-def test_initial_values_fill_the_uniform_range():
-    user, campaign = jnp.zeros((1, M, 64)), jnp.zeros((N, 64))
-    params = MetaHeac().init(jax.random.key(0), user, campaign)["params"]
-    kernel = np.asarray(params["expert"]["kernel_0"])
-    bound = 1 / np.sqrt(M * 64)
-    assert np.abs(kernel).max() <= bound
-    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.01)
-    assert 0 < np.abs(params["expert"]["bias_0"]).max() <= bound
-    assert 0 < np.abs(params["critic_bias"]).max() <= 1 / 8
-
-
-def test_experts_are_separate_mlps_of_the_user_alone(x64):
-    user, _ = fields()
-    experts = Experts(3, (5, 4))
-    params = experts.init(jax.random.key(0), user)
-    together = experts.apply(params, user)
-    p = params["params"]
-    x = user.reshape(B, -1)
-    for i in range(3):
-        hidden = np.maximum(x @ p["kernel_0"][:, i] + p["bias_0"][i], 0)
-        hidden = np.maximum(hidden @ p["kernel_1"][i] + p["bias_1"][i], 0)
-        np.testing.assert_allclose(together[:, i], hidden, rtol=1e-10, atol=1e-12)
-
-
-def test_gates_weigh_experts_and_critics(x64):
-    """With all weight on one critic and one expert, p is that critic of that expert."""
-    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4))
-    user, campaign = fields()
-    params = drawn(network, user, campaign)["params"]
-    sure = lambda choice, n: jnp.where(jnp.arange(n) == choice, 1e3, 0.0)  # noqa: E731
-    params["expert_gate"]["choice_bias"] = sure(2, 3)
-    params["critic_gate"]["choice_bias"] = sure(1, 2)
-    output = network.apply({"params": params}, user, campaign)
-    hidden = Experts(3, (5, 4)).apply({"params": params["expert"]}, user)[:, 2]
-    logit = hidden @ params["critic_kernel"][:, 1] + params["critic_bias"][1]
-    np.testing.assert_allclose(output.log_p, jax.nn.log_sigmoid(logit), rtol=1e-6)

@@ -342,18 +342,3 @@ def test_an_auc_that_is_no_number_is_never_better(aucs, best):
 def test_the_last_state_is_judged_too():
     state, judged = count_to(None, 9, num_steps=17)
     assert (int(state), judged[-1, 0]) == (17, 17)
-
-
-def test_after_a_damaged_checkpoint_is_deleted_the_one_before_it_is_used(tmp_path):
-    draw, folder, options = sampler(), tmp_path / "c", {"log_every": 10, "save": {"seconds": 0}}
-    whole, _ = trained(step(), start(), draw, num_steps=40)
-    trained(step(), start(), draw, num_steps=20, folder=folder, **options)
-    (folder / "20" / "checkpoint.json").write_text("{")
-    with pytest.raises(InputError, match=r"20/checkpoint\.json: .*; delete .*20, and resume"):
-        trained(step(), start(), draw, num_steps=40, folder=folder, **options)
-    (folder / "20" / "checkpoint.json").unlink()  # which counts as half saved
-    drawn = []
-    note = lambda number: drawn.append(number) or draw(number)  # noqa: E731
-    resumed, _ = trained(step(), start(), note, num_steps=40, folder=folder, **options)
-    assert sorted(drawn) == [*range(10, 40)]
-    jax.tree.map(np.testing.assert_array_equal, whole, resumed)

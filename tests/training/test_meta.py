@@ -96,27 +96,6 @@ def test_first_order_leaves_out_exactly_the_hessian_factor(x64):
     assert np.abs(ours - signature(w, (A, a), (B, b))).max() > 0.1
 
 
-def test_first_order_needs_no_derivative_of_the_inner_gradient(x64):
-    """As of a kernel that brings its own backward pass."""
-
-    @jax.custom_vjp
-    def loss(w, batch):
-        return quadratic(w, batch)
-
-    def backward(kept, cotangent):
-        w, (A, a) = kept
-        slope = lambda w, A, a: A @ (w - a)  # noqa: E731
-        return cotangent * jax.pure_callback(slope, w, w, A, a, vmap_method="sequential"), None
-
-    loss.defvjp(lambda w, batch: (quadratic(w, batch), (w, batch)), backward)
-    options = {"inner_learning_rate": ALPHA, "inner_steps": 2, "first_order": True}
-    ours, expected = (
-        build_meta_gradient(each, **options)(*quadratic_campaigns(2))[0]
-        for each in (loss, quadratic)
-    )
-    np.testing.assert_allclose(ours, expected, rtol=1e-12)
-
-
 def test_a_campaign_adapts_the_part_that_is_selected(x64):
     """Campaign c sees two of six parameters: the signature there, and nothing elsewhere."""
     _, support, query = quadratic_campaigns(3, size=2)
@@ -164,16 +143,6 @@ def test_one_rate_a_leaf_and_learned_rates(x64):
     np.testing.assert_array_equal(frozen.params["w"], w)
 
 
-def test_campaigns_do_not_leak_into_each_other(x64):
-    w, support, query = quadratic_campaigns(3)
-    gradient = jax.jit(build_meta_gradient(quadratic, inner_learning_rate=ALPHA))
-    _, before = gradient(w, support, query)
-    _, after = gradient(w, jax.tree.map(lambda x: x.at[1].add(1.0), support), query)
-    others = jnp.array([0, 2])
-    np.testing.assert_allclose(before.query_loss[others], after.query_loss[others], rtol=1e-12)
-    assert abs(before.query_loss[1] - after.query_loss[1]) > 1e-3
-
-
 def test_step_applies_the_optimiser_consumes_its_state_and_compiles_once(x64):
     w, support, query = quadratic_campaigns(4)
     traces = []
@@ -208,20 +177,6 @@ def test_weakly_typed_parameters_and_those_on_a_device_compile_once(params):
     for _ in range(3):
         state, _ = step(state, support, query)
     assert step._cache_size() == 1
-
-
-def test_a_step_is_as_any_jitted_function():
-    """It takes keywords; it is called within another, lowered, exported, and its shapes told."""
-    w, support, query = quadratic_campaigns(2)
-    init, step = build_meta_step(quadratic, optax.sgd(0.01), inner_learning_rate=ALPHA)
-    expected = step(init(w), query=query, support=support)
-    compiled = step.lower(init(w), support, query).compile()
-    exported = jax.export.export(step)(init(w), support, query)
-    for call in (compiled, exported.call):
-        jax.tree.map(np.testing.assert_array_equal, call(init(w), support, query), expected)
-    inside, _ = jax.jit(lambda w: step(init(w), support, query))(w)
-    np.testing.assert_allclose(inside.params, expected[0].params, rtol=1e-5)
-    assert step.eval_shape(init(w), support, query)[1].loss.shape == ()
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])

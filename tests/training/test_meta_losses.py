@@ -228,25 +228,6 @@ def test_the_strength_of_implicit_gradients_may_change_during_training(chunk):
     assert by_strength(jnp.float32(2.0))[0].dtype == jnp.bfloat16
 
 
-def test_the_implicit_gradient_of_parameters_of_16_and_32_bits():
-    """It differs from that of 32 bits by the rounding of the leaf of 16 bits."""
-    w, support, query = quadratic_campaigns(3)
-    params = {"wide": w[:2], "narrow": w[2:].astype(jnp.bfloat16)}
-
-    def loss(params, batch):
-        return quadratic(jnp.concatenate([params["wide"], params["narrow"]]), batch)
-
-    gradient = build_meta_gradient(loss, inner_steps=50, implicit=Implicit(2.0), **DESCENT)
-    ours, _ = jax.jit(gradient)(params, support, query)
-    assert {name: leaf.dtype for name, leaf in ours.items()} == {
-        "wide": jnp.float32,
-        "narrow": jnp.bfloat16,
-    }
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    expected, _ = jax.jit(gradient)(wide, support, query)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0.05), ours, expected)
-
-
 def test_finite_differences_of_an_implicit_gradient(x64):
     """A head adapts to its minimum; the body has its derivative through that minimum."""
     rng = np.random.default_rng(0)

@@ -197,11 +197,8 @@ def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp
     assert not (tmp_path / "model").exists()
     jobs[1].communicate()
 
-    for job in fit(tmp_path, tmp_path / "model"):
-        job.communicate()
-        assert job.returncode == 0
-    for job in fit(tmp_path, tmp_path / "whole"):
-        job.communicate()
+    ended(*fit(tmp_path, tmp_path / "model"))
+    ended(*fit(tmp_path, tmp_path / "whole"))
     for path in (tmp_path / "whole").rglob("*.npy"):
         resumed = np.load(tmp_path / "model" / path.relative_to(tmp_path / "whole"))
         np.testing.assert_array_equal(resumed, np.load(path))
