@@ -88,13 +88,18 @@ def environment() -> dict[str, str]:
     return {"backend": jax.default_backend(), **{name: version(name) for name in libraries}}
 
 
+def platform() -> str:
+    """The platform that programs are made for: cpu, gpu or tpu."""
+    return jax.default_backend()
+
+
 def campaigns_at_once(most: int) -> int:
     """How many campaigns to vmap together: ``most`` on an accelerator, one on a CPU.
 
     On a CPU, separate products are faster than one batched product, since only they use the fast
     matrix kernels.
     """
-    return 1 if jax.default_backend() == "cpu" else most
+    return 1 if platform() == "cpu" else most
 
 
 @jax.jit

@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from metaheac_jax.backend import at_a_time, in_threads
+from metaheac_jax.backend import at_a_time, in_threads, platform
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import ComputedRows, UserRows
 from metaheac_jax.data.history import Hidden
@@ -48,7 +48,7 @@ class PoolScorer:
           InputError: the chunk is not a whole number of 1 or more.
         """
         if chunk is None:
-            chunk = CHUNK if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK
+            chunk = CHUNK if platform() == "cpu" else ACCELERATOR_CHUNK
         check_whole("chunk", chunk, 1)
         self.network, self.layout, self._chunk = network, layout, chunk
         self.score_chunk = score_chunk(network, layout)

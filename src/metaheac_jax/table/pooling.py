@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metaheac_jax.backend import platform
 from metaheac_jax.table.rows import rows_of
 
 #: A field with at most this many values is pooled as fractions times embeddings.
@@ -173,7 +174,7 @@ def fields_and_rows(
             total = total * (1 / jnp.maximum(own, 1))[..., None]
         vectors[of_group[0]] = total
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         fractions = _fractions(ids, fields, table.dtype)
     else:
         shares = 1 / jnp.maximum(counts[..., [*products, *evaluated]], 1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from metaheac_jax.backend import platform
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
 from metaheac_jax.training.meta import owned
@@ -176,7 +177,7 @@ def build_row_step(
         # On CPUs, messages of two concurrent computations may arrive in another order.
         return jax.block_until_ready(step(state, rows, *batches))
 
-    wait = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    wait = jax.process_count() > 1 and platform() == "cpu"
     return RowStep(init, waiting if wait else step)
 
 
