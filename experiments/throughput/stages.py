@@ -18,7 +18,7 @@ from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from experiments.throughput.steps import NETWORK, WAYS, compile_step, place, untrained
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import PoolScorer
+from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import CampaignBatch, campaign_examples
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
@@ -180,10 +180,11 @@ def _scoring(size: Size, dataset: Dataset) -> tuple[Callable[[], Any], int, floa
     users = np.resize(everyone, (POOL, everyone.shape[1]))
     rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
     adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
-    campaign, scorer = dataset.campaign_rows[0], PoolScorer(NETWORK, layout, chunk=CHUNK)
+    campaign, pool_scorer = dataset.campaign_rows[0], PoolScorer(NETWORK, layout, chunk=CHUNK)
+    scorer = AdaptedScorer(pool_scorer, weights, adapted, campaign)
 
     def of_chunk(network: Any, table: Any, user: Any) -> Any:
         return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))
 
     flops = POOL // CHUNK * executed_flops(of_chunk, *weights, users[:CHUNK])
-    return lambda: scorer(weights, adapted, campaign, users), 1, flops / 1e9
+    return lambda: scorer(users), 1, flops / 1e9

@@ -13,10 +13,10 @@ from toy import dataset, pool
 
 from metaheac_jax.customising import customiser as module
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import PoolScorer
+from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import Diverged
-from metaheac_jax.model import Weights, initialise
+from metaheac_jax.model import AdaptedWeights, Weights, initialise
 from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
@@ -213,12 +213,13 @@ def test_stops_when_the_held_out_loss_stops_falling():
 
     def pool_loss(model):
         users, labels = pool(DATA, 0)
-        odds = score(general, model, DATA.campaign_rows[0], users).astype(float)
+        own = AdaptedScorer(score, general, model, DATA.campaign_rows[0])
+        odds = own(users).astype(float)
         return np.mean(np.logaddexp(0, odds) - labels * odds)
 
     (through,) = customise(general, [campaign(0)], epochs=200)
     assert pool_loss(stopped) < pool_loss(through)
-    assert pool_loss(stopped) < pool_loss(None)
+    assert pool_loss(stopped) < pool_loss(AdaptedWeights({}, np.empty(0, np.int32), None))
 
 
 def test_a_general_model_that_adapting_harms_is_kept():

@@ -23,7 +23,6 @@ from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import ComputedRows, UserRows
 from metaheac_jax.data.history import Hidden
 from metaheac_jax.data.list_lengths import Lengths
-from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import AdaptedWeights, Scorer, Weights, with_own_parameters
 from metaheac_jax.networks import Network
 from metaheac_jax.table.layout import Ids, Layout
@@ -43,66 +42,40 @@ class PoolScorer:
         network: network of the models.
         layout: layout of the users' ids.
         chunk: number of users scored at once. By default what the backend runs fastest.
-
-        Raises:
-          InputError: the chunk is not a whole number of 1 or more.
         """
         if chunk is None:
             chunk = CHUNK if platform() == "cpu" else ACCELERATOR_CHUNK
-        check_whole("chunk", chunk, 1)
         self.network, self.layout, self._chunk = network, layout, chunk
         self.score_chunk = score_chunk(network, layout)
 
-    def __call__(
-        self,
-        weights: Weights,
-        adapted: AdaptedWeights | None,
-        campaign: np.ndarray,
-        users: UserRows,
-    ) -> np.ndarray:
-        """Log-odds that each user of a pool converts.
+    def __call__(self, weights: Weights, campaign: np.ndarray, users: UserRows) -> np.ndarray:
+        """Log-odds that each user of a pool converts: (P,), with the dtype of the weights.
 
         Args:
-          weights: the general weights.
-          adapted: the campaign's adapted weights; None scores with the general weights.
+          weights: the weights of a campaign, or the general ones.
           campaign: (N,) table rows of the campaign.
           users: (P, S) table rows of the users, read in chunks, so it may be a memory map.
 
-        Returns:
-          (P,), with the dtype of the weights.
-
         Raises:
-          InputError: an id is outside the table, or the number of slots of the users or of fields
-            of the campaign is wrong.
+          InputError: as `over_users`.
         """
-        params, table = weights
-        check_ids(np.asarray(campaign), table.shape[0], "the campaign's ids")
-        if np.shape(campaign) != (self.layout.num_campaign_fields,):
-            raise InputError(
-                f"campaign ids of shape {np.shape(campaign)}, expected "
-                f"{self.layout.num_campaign_fields} fields"
-            )
-        if adapted is not None:
-            params = with_own_parameters(params, adapted.network)
-            table = OwnRows(table).holding(adapted)
 
         def score(part: np.ndarray) -> Array:
-            return self.score_chunk(params, table, part, campaign)
+            return self.score_chunk(*weights, part, campaign)
 
-        return self.over_users(score, users, table.shape[0])
+        return self.over_users(score, users, len(weights.table))
 
     def over_users(
-        self,
-        function: Callable[[np.ndarray], Array],
-        users: UserRows,
-        num_rows: int,
+        self, function: Callable[[np.ndarray], Array], users: UserRows, num_rows: int
     ) -> np.ndarray:
-        """Applies a function to all users, one chunk at a time.
+        """Applies a function to all users, a chunk at a time, so that it compiles once.
+
+        Several chunks are computed at a time, each in a thread.
 
         Args:
           function: maps (chunk, S) table rows to (chunk, ...), each row independently.
           users: (P, S) table rows of the users.
-          num_rows: R.
+          num_rows: R, which pads the last chunk.
 
         Returns:
           (P, ...).
@@ -112,11 +85,15 @@ class PoolScorer:
         """
         check_slots(users, self.layout.num_slots)
 
-        def checked(part: np.ndarray) -> Array:
+        def apply(start: int) -> np.ndarray:
+            part = np.asarray(users[start : start + self._chunk])
             check_ids(part, num_rows, "the users' ids")
-            return function(part)
+            missing = (0, self._chunk - len(part)), (0, 0)
+            return np.asarray(function(np.pad(part, missing, constant_values=num_rows)))
 
-        return over_chunks(checked, users, chunk=self._chunk, fill=num_rows)
+        starts = range(0, max(len(users), 1), self._chunk)
+        with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
+            return np.concatenate(list(results))[: len(users)]
 
 
 def score_chunk(network: Network, layout: Layout) -> Any:
@@ -189,7 +166,7 @@ class AdaptedScorer(Scorer):
 
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) log-odds that each converts."""
-        return self.pool_scorer(self.own_weights, None, self.campaign, self.lengthened(users))
+        return self.pool_scorer(self.own_weights, self.campaign, self.lengthened(users))
 
     @property
     def own_weights(self) -> Weights:
@@ -257,26 +234,23 @@ class HeadScorer(AdaptedScorer):
 
     def together(self, group: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
         """See `Scorer.together`; the tower's factors are computed once, heads are one matrix."""
-        pool, num_rows = self.pool_scorer, len(self.weights.table)
-        size = max(1, _TOGETHER_BYTES // (4 * num_rows))
-        parts = [_score_heads(group[first : first + size]) for first in range(0, len(group), size)]
-
-        def score(users: UserRows) -> np.ndarray:
-            users = self.lengthened(users)
-            return np.concatenate([pool.over_users(part, users, num_rows).T for part in parts])
-
-        return score
+        score, pool, num_rows = self._joint(group), self.pool_scorer, len(self.weights.table)
+        return lambda users: pool.over_users(score, self.lengthened(users), num_rows).T
 
     def on_chunks(self, group: Sequence[AdaptedScorer]) -> Callable[[Array], Array]:
         """See `Scorer.on_chunks`."""
         if len(group) == 1:
             return super().on_chunks(group)
-        score = _score_heads(group)
+        score, lengths = self._joint(group), self.lengths
+        return lambda users: score(users if lengths is None else lengths.users(users)).T
 
-        def together(users: Array) -> Array:
-            return score(users if self.lengths is None else self.lengths.users(users)).T
-
-        return together
+    def _joint(self, group: Sequence[AdaptedScorer]) -> Callable[[Any], Array]:
+        """Scores a chunk of users: (P, S) -> (P, C)."""
+        size = max(1, _TOGETHER_BYTES // (4 * len(self.weights.table)))
+        parts = [_score_heads(group[first : first + size]) for first in range(0, len(group), size)]
+        if len(parts) == 1:
+            return parts[0]
+        return lambda users: jnp.concatenate([part(users) for part in parts], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,6 +346,11 @@ class HiddenScorer(Scorer):
         """See `Scorer.together`."""
         score = self.scorer.together([own.scorer for own in group])
         return lambda users: score(ComputedRows(users, self.hidden, users.shape[1]))
+
+    def on_chunks(self, group: Sequence[HiddenScorer]) -> Callable[[Array], Array] | None:
+        """See `Scorer.on_chunks`."""
+        score = self.scorer.on_chunks([own.scorer for own in group])
+        return None if score is None else lambda users: score(self.hidden(users))
 
     def sharing(self, tables: dict[int, Any]) -> HiddenScorer:
         """See `Scorer.sharing`."""
@@ -526,37 +505,3 @@ def compiled_heads(network: Any, layout: Layout) -> Any:
         return log_odds + layout.summed(value_weights, users)
 
     return score
-
-
-def over_chunks(
-    function: Callable[..., Array | np.ndarray],
-    *arrays: UserRows,
-    chunk: int = 2048,
-    fill: int = 0,
-) -> np.ndarray:
-    """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
-
-    Several chunks are computed at a time, each in a thread.
-
-    Args:
-      function: maps arrays (chunk, ...) to (chunk, ...), each row independently.
-      *arrays: arrays (P, ...).
-      chunk: number of rows at a time.
-      fill: value that pads the last chunk.
-
-    Returns:
-      (P, ...).
-    """
-    count = len(arrays[0])
-    starts = range(0, max(count, 1), chunk)
-
-    def apply(start: int) -> np.ndarray:
-        cut = [np.asarray(array[start : start + chunk]) for array in arrays]
-        missing = chunk - len(cut[0])
-        full = [
-            np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)], constant_values=fill) for a in cut
-        ]
-        return np.asarray(function(*full))
-
-    with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
-        return np.concatenate(list(results))[:count]
