@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress
+from metaheac_jax.schema import TENCENT
 
 #: The world without --users and --data-dir, and the ceiling of its training.
 SMALL: dict[str, Any] = {"users": 160_000, "examples": 175_000, "min_pool_examples": 350}
@@ -50,6 +51,9 @@ class Options(RunOptions):
     data has 11,064,803."""
     cardinality: float = 0.1
     """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
+    history: int = 0
+    """Number of campaigns in the histories of the simulated world's users; 0 for none. It takes
+    users with several examples, such as --users 60000 --examples 480000."""
     out: Path = Path("runs/tencent")
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs reuse."""
@@ -92,8 +96,10 @@ def check(options: Options) -> None:
         return
     if not options.data_dir.is_dir():
         raise InputError(f"{options.data_dir}: no such folder; --data-dir has the data files")
-    if options.users is not None or options.examples is not None:
-        raise InputError("--data-dir: the data is not a simulated world; omit --users, --examples")
+    if options.users is not None or options.examples is not None or options.history:
+        raise InputError(
+            "--data-dir: the data is not a simulated world; omit --users, --examples, --history"
+        )
     fixed = official.is_source(options.data_dir) or options.preset == "official"
     if options.runs > 1 and fixed:
         # The tests assume that runs are random splits or independent worlds.
@@ -111,7 +117,8 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
     """
     source = options.data_dir
     if source is None:
-        dataset = open_world(world_of(options, seed), options.cache_dir, progress=progress)
+        world, schema = world_of(options, seed), replace(TENCENT, history=options.history)
+        dataset = open_world(world, options.cache_dir, schema=schema, progress=progress)
     else:
         target = prepared_folder(source, options)
         if official.is_source(source):

@@ -39,7 +39,7 @@ from metaheac_jax.ranking import auc
 
 _STEPS = 10  # the shares that are tried are multiples of a tenth
 #: AUC that one unit of squared distance from equal shares has to gain on held-out campaigns.
-_PENALTY = 0.01
+_PENALTY = 0.1
 
 
 @dataclass(frozen=True)
