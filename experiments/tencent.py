@@ -18,6 +18,7 @@ from experiments.sources.simulated import World, make_once, open_world
 from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset, Split
+from metaheac_jax.data.simulation import TENCENT_WORLD
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -51,9 +52,10 @@ class Options(RunOptions):
     data has 11,064,803."""
     cardinality: float = 0.1
     """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
+    examples_per_user: float = TENCENT_WORLD.per_user
+    """Mean number of examples, in a stage, of users of the simulated world who have some."""
     history: int = 0
-    """Number of campaigns in the histories of the simulated world's users; 0 for none. It takes
-    users with several examples, such as --users 60000 --examples 480000."""
+    """Number of campaigns in the histories of these users; 0 for none."""
     out: Path = Path("runs/tencent")
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs reuse."""
@@ -139,8 +141,10 @@ def world_of(options: Options, seed: int) -> World:
     """The simulated world of a run."""
     if options.users is None:
         return World(**SMALL, cardinality=options.cardinality, seed=seed)
+    shape = replace(TENCENT_WORLD, per_user=options.examples_per_user)
+    examples, cardinality = options.examples, options.cardinality
     return World(
-        users=options.users, examples=options.examples, cardinality=options.cardinality, seed=seed
+        users=options.users, examples=examples, cardinality=cardinality, seed=seed, shape=shape
     )
 
 

@@ -32,7 +32,6 @@ from metaheac_jax.errors import InputError
 TOPICS = 24  # per list field
 _ONE_CATEGORY = 0.84  # fraction of advertisers with a single category
 _MIN_EXAMPLES = 100  # minimum expected number of examples of a campaign in stage 1
-EXAMPLES_PER_USER = 1.12  # mean in a stage, over the users who occur in it
 _ONE_GENDER, _AGE_RANGE = 0.87, 0.5  # fractions of exposures under hard targeting
 _LEAK = -4.0  # log-weight of users outside a hard target
 _COMMON = 0.5  # fraction of the taste's variance that all campaigns share
@@ -357,7 +356,7 @@ def expected_examples(
             f"simulated world: {examples:,} examples are too few for {count} campaigns with "
             f"{min_pool_examples} pool examples each; ask for more, or for fewer pool examples"
         )
-    needed = max(left, stage2.sum()) / EXAMPLES_PER_USER
+    needed = max(left, stage2.sum()) / shape.per_user
     if needed > users:
         raise InputError(
             f"simulated world: {examples:,} examples need {int(needed) + 1:,} users, got "
@@ -390,21 +389,25 @@ def balance_exposure(
     return factor
 
 
-def expose(weights: np.ndarray, occur: float, rng: np.random.Generator) -> np.ndarray:
+def expose(
+    weights: np.ndarray, occur: float, per_user: float, rng: np.random.Generator
+) -> np.ndarray:
     """(2, E) random pairs of users and campaigns.
 
     Args:
       weights: (U, C) weights of showing a campaign to a user.
       occur: fraction of users who occur.
+      per_user: mean number of campaigns of a user who occurs, 1 or more.
       rng: makes all draws.
     """
-    more = EXAMPLES_PER_USER - 1
+    more = per_user % 1
+    fractions = (*[1.0] * int(per_user), 0.9 * more, 0.1 * more)  # who gets one more campaign
     dart = rng.random(len(weights))
     user = np.flatnonzero(dart < occur)
     race = rng.standard_exponential((len(user), weights.shape[1]))
     race = weights[user] / np.maximum(race, 1e-30)
     pairs = []
-    for fraction in (1.0, 0.9 * more, 0.1 * more):  # a first, second and third campaign
+    for fraction in fractions:
         remaining = np.flatnonzero(dart[user] < occur * fraction)
         winner = race[remaining].argmax(1)
         race[remaining, winner] = 0

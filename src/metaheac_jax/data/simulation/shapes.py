@@ -70,6 +70,7 @@ class Shape:
       campaigns, advertisers, campaign_ids, sizes, categories, products, product_types: counts.
       spread: shape parameter of the Weibull distribution of campaigns' numbers of examples.
       pool_fraction: fraction of all examples that are in stage 2.
+      per_user: mean number of examples in a stage, over the users who occur in it.
       rate_min, rate_mean, rate_sd, rate_max: minimum, mean, standard deviation and maximum of the
         campaigns' fractions of positives in stage 1.
     """
@@ -84,6 +85,7 @@ class Shape:
     product_types: int = 4
     spread: float = 0.85  # gives the published distribution of seed counts at the real size
     pool_fraction: float = 2_265_989 / (8_798_814 + 2_265_989)
+    per_user: float = 1.12
     rate_min: float = 0.0444
     rate_mean: float = 0.0478
     rate_sd: float = 0.0014

@@ -23,7 +23,6 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.simulation.population import (
-    EXAMPLES_PER_USER,
     TokenDistribution,
     Users,
     appeal,
@@ -131,8 +130,8 @@ def write_world(
                 least = 0.1 * quota * CHUNK / users
                 due = np.maximum(quota * stop / users - shown[stage], least)
                 balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
-                occur = quota.sum() / EXAMPLES_PER_USER / users
-                pairs = expose(weights * balance[stage], occur, rng)
+                occur = quota.sum() / shape.per_user / users
+                pairs = expose(weights * balance[stage], occur, shape.per_user, rng)
                 weights[pairs[0], pairs[1]] = 0  # not shown again in the next stage
                 shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                 pairs[0] += start
