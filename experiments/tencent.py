@@ -18,7 +18,7 @@ from experiments.sources.simulated import World, make_once, open_world
 from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset, Split
-from metaheac_jax.data.simulation import TENCENT_WORLD
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
