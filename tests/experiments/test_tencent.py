@@ -94,7 +94,7 @@ def interrupt(*_, **__):
 def test_without_options_the_world_is_small_and_says_so(tmp_path, monkeypatch, capsys):
     opened, built = [], []
 
-    def open_toy(world, cache_dir, *, progress):
+    def open_toy(world, cache_dir, **_):
         opened.append(world)
         data = competition.prepare(write(tmp_path / f"in-{len(opened)}"), cache_dir / "toy")
         return dataclasses.replace(data, name="simulated toy")
