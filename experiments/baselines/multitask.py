@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import Array
 
 from experiments.baselines.multitask_networks import MMoE, SharedBottom
@@ -72,7 +73,12 @@ class _WithHeads(GradientMethod[C]):
             return build_loss(_WithOwners(network, owner), layout)(params, examples)
 
         weights = untrained(run, self.config, network)
-        draw = plain_sampler(run, self.config).owned
+        sampler, chosen = plain_sampler(run, self.config), np.sort(run.campaigns)
+
+        def draw(step: int) -> tuple[Any, ...]:
+            owner = np.searchsorted(chosen, sampler.positions(step)[1]).astype(np.int32)
+            return (*sampler(step), owner)
+
         return train_rows(run, self.config, weights, plain_gradient(loss), draw)
 
     def customise(

@@ -139,16 +139,6 @@ def test_plain_batches_are_of_all_training_campaigns_alike(campaigns):
         )
 
 
-def test_an_owned_batch_tells_each_examples_campaign():
-    chosen = np.array([9, 2, 5])
-    draw = ExampleSampler(DATA, chosen, seed=0, batch_size=500)
-    batch = draw.owned(3)
-    jax.tree.map(np.testing.assert_array_equal, tuple(draw(3)), batch[:2])
-    fields = decode(batch.rows, batch.examples.ids.campaign, DATA.num_rows)
-    np.testing.assert_array_equal(fields, DATA.campaign_rows[np.array([2, 5, 9])[batch.owner]])
-    assert len({tuple(f) for f in fields}) == len(set(batch.owner)) == 3
-
-
 def users_of(batch, side):
     own = [decode(rows, ids, DATA.num_rows) for rows, ids in zip(batch.own_rows, side, strict=True)]
     return np.stack([decode(batch.rows, ids, DATA.num_rows) for ids in own])

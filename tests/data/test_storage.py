@@ -81,15 +81,6 @@ def test_round_trip(tmp_path):
     assert data.stage1.positives.tolist() == [0, 1]
 
 
-def test_crash_leaves_the_older_dataset(tmp_path):
-    write_dataset(world(), tmp_path / "out")
-    broken = dataclasses.replace(world(), stage2=None)
-    with pytest.raises(TypeError):
-        write_dataset(broken, tmp_path / "out")
-    same(world(), open_dataset(tmp_path / "out"))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_every_file_is_named_when_missing_short_or_altered(tmp_path):
     write_dataset(world(), tmp_path / "out")
     names = json.loads((tmp_path / "out" / MANIFEST).read_text())["files"]

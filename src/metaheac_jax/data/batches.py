@@ -68,20 +68,6 @@ class ExampleBatch(NamedTuple):
     examples: Batch
 
 
-class OwnedBatch(NamedTuple):
-    """An `ExampleBatch` with the campaign of each example, for networks with one head per campaign.
-
-    Attributes:
-      rows: (U,) int32 table rows that the step touches, padded with R.
-      examples: leaves (B, ...), with ids that point into ``rows``.
-      owner: (B,) int32 position of each example's campaign in the sampler's ascending campaigns.
-    """
-
-    rows: np.ndarray
-    examples: Batch
-    owner: np.ndarray
-
-
 def generator(seed: int, step: int) -> np.random.Generator:
     """The random generator of one step, which depends only on (seed, step)."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))

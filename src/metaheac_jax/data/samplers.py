@@ -17,7 +17,6 @@ from metaheac_jax.data.batches import (
     Batch,
     CampaignBatch,
     ExampleBatch,
-    OwnedBatch,
     check_campaigns,
     gather,
     generator,
@@ -139,18 +138,13 @@ class ExampleSampler:
         self._before = np.concatenate([[0], np.cumsum(counts)])
         self.batch_size = min(batch_size, int(self._before[-1]))
         self._index = dataset.layout.row_index(dataset.num_rows)
-        self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
+        self._size = _padded_size(max(len(self._draw(step)[1]) for step in _PROBED))
 
     def __call__(self, step: int) -> ExampleBatch:
         """The batch of one step."""
-        return ExampleBatch(*self.owned(step)[:2])
-
-    def owned(self, step: int) -> OwnedBatch:
-        """The same batch, with the campaign of each example."""
-        batch, campaign, touched = self._draw(step)
+        batch, touched = self._draw(step)
         rows, ids = self._index.renumber(touched, self._size(len(touched)), batch.ids)
-        owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
-        return OwnedBatch(rows, batch._replace(ids=ids), owner)
+        return ExampleBatch(rows, batch._replace(ids=ids))
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Stage-1 positions of the examples of one step, and the campaign of each."""
@@ -160,15 +154,15 @@ class ExampleSampler:
         campaign = self._campaigns[place]
         return self._dataset.stage1.offsets[campaign] + drawn - self._before[place], campaign
 
-    def _draw(self, step: int) -> tuple[Batch, np.ndarray, np.ndarray]:
-        """Examples with ids into the whole table, their campaigns, and the rows they touch."""
+    def _draw(self, step: int) -> tuple[Batch, np.ndarray]:
+        """Examples with ids into the whole table, and the rows that they touch."""
         examples, campaign = self.positions(step)
         fields = self._dataset.campaign_rows[campaign]
         batch = gather(self._dataset, examples, fields, len(examples))
         shape = self.batch_size, self._dataset.user_rows.shape[1]
         missing = left_out(shape, self._value_dropout, self._seed, step, 0)
         batch.ids.user[missing] = self._dataset.num_rows
-        return batch, campaign, self._index.distinct(batch.ids)
+        return batch, self._index.distinct(batch.ids)
 
 
 def left_out(

@@ -110,7 +110,12 @@ class Table:
         twice = [name for name in self.names if "_duplicated_" in name]  # as polars names it
         if twice:
             raise InputError(f"{self.path}: has a column twice ({twice[0]}); rename or remove one")
-        self.check_columns(columns)
+        for column in columns:
+            if column not in self.names:
+                known = ", ".join(self.names)[:200]
+                raise InputError(
+                    f"{self.path}: has no column {column!r}; it has {known}; add it or rename one"
+                )
         if self.is_csv:
             self._check_cells()
 
@@ -124,17 +129,6 @@ class Table:
         except (OSError, pl.exceptions.PolarsError) as error:
             first = str(error).strip().partition("\n")[0][:200]
             raise InputError(f"{self.path}: cannot be read ({first}); repair the file") from error
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuses a table that lacks one of these columns."""
-        for column in columns:
-            if column not in self.names:
-                alone = self.is_csv and len(self.names) == 1
-                hint = "separate its values by commas" if alone else "add it or rename one"
-                raise InputError(
-                    f"{self.path}: has no column {column!r}; it has "
-                    f"{', '.join(self.names)[:200]}; {hint}"
-                )
 
     def _check_cells(self) -> None:
         """Refuses a row with the wrong number of cells, which polars would fill, or an odd quote.
@@ -277,12 +271,7 @@ def read_user_ids(path: Path | str, column: str = "user_id") -> list[str]:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
         return [line.strip() for line in lines if line.strip()]
-    table = Table(path)
-    if column not in table.names:
-        raise InputError(
-            f"{path}: has no column {column!r}; name it in the first line, or give a .txt file "
-            "with an id on each line"
-        )
+    table = Table(path, [column])
     table.check_ids(column)
     ids = table.collect(table.scan().select(table.id_cells(column, whole=False)))
     return ids.to_series().to_list()
