@@ -131,6 +131,22 @@ def test_its_traits_are_the_ones_that_differ_most_common_ones_first(explained):
     assert len(places) > 2
 
 
+def test_seeds_who_were_shown_other_campaigns_call_for_caution():
+    """Examples of the campaign itself count for nothing."""
+    mine = np.isin(DATA.stage1.user, CAMPAIGN.seeds) | (DATA.stage1.campaign == 1)
+    none = DATA.stage2.pick(np.zeros(len(DATA.stage2.user), bool))
+    data = replace(DATA, stage1=DATA.stage1.pick(mine), stage2=none)
+    shown = np.isin(np.arange(3000), data.stage1.user[data.stage1.campaign != 1])
+    campaign = replace(CAMPAIGN, id=int(data.campaign_ids[1]))
+    found = explain(fixed(score, data=data), data, campaign, size=300)
+    assert found.seeds_shown == shown[CAMPAIGN.seeds].mean() > 0
+    assert found.candidates_shown == 0
+    assert found.caution in Page(found.html()).text
+    assert found.caution.startswith(f"{found.seeds_shown:.0%} of the seeds")
+    assert replace(found, seeds_shown=0.46, candidates_shown=0.3).caution
+    assert not replace(found, seeds_shown=0.44, candidates_shown=0.3).caution
+
+
 def test_a_pool_and_a_size_that_is_not_given():
     general, pool = fixed(score, data=DATA), DATA.user_ids[:2000]
     found = explain(general, DATA, CAMPAIGN, pool=pool)

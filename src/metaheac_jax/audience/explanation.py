@@ -34,6 +34,7 @@ from metaheac_jax.ranking import percent_of
 DEFAULT_PERCENT = 5.0  # size of an audience if none is given, in percent of the candidates
 _WIDTH, _HEIGHT = 560, 220  # of the chart
 _STEPS = (0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # between ticks of the chart
+_OFTEN = 1.5  # how many times as often seeds may have been shown campaigns, without a caution
 _APART = 28  # between the chosen size's tick and others
 _MORE, _LESS, _FIELDS = 10, 5, 10  # on the page: traits more and less common, and fields
 #: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
@@ -75,6 +76,8 @@ class Explanation:
       size, num_candidates: number of users in the audience, and of candidates for it.
       num_users: number of users of the data.
       seeds: number of seeds that were learned from.
+      seeds_shown, candidates_shown: fraction of the seeds, and of the candidates, who are in
+        examples of other campaigns.
       curve: a point per size; empty if there are fewer than `held_out.MIN_SEEDS` seeds.
       chosen: the point of this audience's size; None likewise.
       auc: AUC of held-out seeds against other users, mean of the folds; None likewise.
@@ -92,6 +95,8 @@ class Explanation:
     num_candidates: int
     num_users: int
     seeds: int
+    seeds_shown: float
+    candidates_shown: float
     curve: Sequence[SizePoint]
     chosen: SizePoint | None
     auc: float | None
@@ -111,9 +116,20 @@ class Explanation:
             f"{lift.high:.1f}."
         )
 
+    @property
+    def caution(self) -> str:
+        """Why the lift may be too high, in one sentence; empty if nothing speaks for that."""
+        if self.chosen is None or self.seeds_shown <= _OFTEN * self.candidates_shown:
+            return ""
+        return (
+            f"{self.seeds_shown:.0%} of the seeds were shown other campaigns, and "
+            f"{self.candidates_shown:.0%} of the candidates; part of the lift may be this "
+            "difference, so expect less."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"summary": self.summary}
+        return asdict(self) | {"summary": self.summary, "caution": self.caution}
 
     def html(self) -> str:
         """The page: one file, which loads and runs nothing."""
@@ -176,6 +192,7 @@ def explain(
         raise InputError(f"{own.name}: nobody of the pool is left for its audience; use a larger")
     members, candidates = data.mask_of(audience["user_id"]), able.copy()
     candidates[own.seeds] = False
+    shown = _shown_others(data, own)
     num_candidates, curve = int(candidates.sum()), list[SizePoint]()
     chosen, auc, fields = None, None, list[Importance]()
     folds = cross_fit(general, data, own, pool=able, seed=seed, progress=progress)
@@ -195,6 +212,8 @@ def explain(
         num_candidates=num_candidates,
         num_users=data.num_users,
         seeds=len(own.seeds),
+        seeds_shown=float(shown[own.seeds].mean()),
+        candidates_shown=float(shown[candidates].mean()),
         curve=curve,
         chosen=chosen,
         auc=auc,
@@ -202,6 +221,14 @@ def explain(
         traits=audience_traits(data, members, candidates),
         sensitive=sensitive_traits(data, members, candidates),
     )
+
+
+def _shown_others(data: Dataset, campaign: Campaign) -> np.ndarray:
+    """(U,) bool, whether each user is in an example of another campaign."""
+    shown, is_own = np.zeros(data.num_users, bool), data.campaigns_among([str(campaign.id)])
+    for stage in data.stages.values():
+        shown[stage.user[~is_own[stage.campaign]]] = True
+    return shown
 
 
 def _attributes(data: Dataset, campaign: Campaign) -> dict[str, str]:

@@ -53,4 +53,5 @@ def main(options: Options) -> None:
             write_text(options.out, explanation.html())
         else:
             write_json(options.out, explanation.to_json())
-    terminal.print_lines(f"{options.out}: {explanation.summary}")
+    notes = [f"note: {explanation.caution}"] if explanation.caution else []
+    terminal.print_lines(*notes, f"{options.out}: {explanation.summary}")
