@@ -31,7 +31,7 @@ from experiments.throughput import options_meta
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
 from experiments.throughput.steps import NETWORK
 from metaheac_jax.customising.customiser import AdaptingSteps
-from metaheac_jax.customising.score import ACCELERATOR_CHUNK, compiled_heads, score_chunk
+from metaheac_jax.customising.score import ACCELERATOR_CHUNK, head_function, network_function
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import OFFICIAL
@@ -276,8 +276,10 @@ def score(world: World) -> Any:
     campaign = world.array((world.layout.num_campaign_fields,), jnp.int32)
     users = world.array((ACCELERATOR_CHUNK, world.layout.num_slots), jnp.int32)
     network = world.like(_weights(world).network)
-    scorer = score_chunk(NETWORK, world.layout)
-    return scorer.lower(network, world.table(world.size.width), users, campaign)
+    arrays = {"network": network, "table": world.table(world.size.width), "campaign": campaign}
+    given: Any = NETWORK
+    scorer: Any = network_function(given, world.layout)
+    return scorer.lower(arrays, users)
 
 
 def score_heads(world: World) -> Any:
@@ -286,8 +288,9 @@ def score_heads(world: World) -> Any:
     weights = Weights(world.like(_weights(world, network, 16).network), world.table(16))
     users = world.array((ACCELERATOR_CHUNK, world.layout.num_slots), jnp.int32)
     heads = world.array((HEADS, network.tower.num_factors))
-    scorer = compiled_heads(network, world.layout)
-    return scorer.lower(weights, heads, world.table(HEADS), users)
+    arrays = {**weights._asdict(), "heads": heads, "own": {"table": world.table(HEADS)}}
+    scorer: Any = head_function(network, world.layout)
+    return scorer.lower(arrays, users)
 
 
 #: Name -> the lowered program.

@@ -18,7 +18,7 @@ from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from experiments.throughput.steps import NETWORK, WAYS, compile_step, place, untrained
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
+from metaheac_jax.customising.score import CHUNK, AdaptedScorer
 from metaheac_jax.data.batches import CampaignBatch, campaign_examples
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
@@ -30,7 +30,7 @@ from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.step import plain_gradient
 
 NUM_INPUTS = 8  # batches that take turns
-POOL, CHUNK = 32_768, 1024  # users to score, and users per chunk
+POOL = 32_768  # users to score
 ADAPTED_ROWS = 8192  # adapted table rows of the customised model that scores the users
 
 
@@ -180,8 +180,8 @@ def _scoring(size: Size, dataset: Dataset) -> tuple[Callable[[], Any], int, floa
     users = np.resize(everyone, (POOL, everyone.shape[1]))
     rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
     adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
-    campaign, pool_scorer = dataset.campaign_rows[0], PoolScorer(NETWORK, layout, chunk=CHUNK)
-    scorer = AdaptedScorer(pool_scorer, weights, adapted, campaign)
+    campaign = dataset.campaign_rows[0]
+    scorer = AdaptedScorer(NETWORK, layout, weights, adapted, campaign)
 
     def of_chunk(network: Any, table: Any, user: Any) -> Any:
         return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))

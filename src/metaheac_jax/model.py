@@ -7,7 +7,7 @@ width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -87,37 +87,6 @@ class Scorer(ABC):
     @abstractmethod
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """Scores users: (P, S) table rows -> (P,), higher for more likely converts."""
-
-    @property
-    def group(self) -> Hashable | None:
-        """A key that is equal for scorers that `together` takes; None if there are none."""
-        return None
-
-    def together(self, group: Sequence[Any]) -> Callable[[UserRows], np.ndarray]:
-        """Builds a function that scores users by the C scorers of a group: (P, S) -> (C, P)."""
-        return lambda users: np.stack([scorer(users) for scorer in group])
-
-    def on_chunks(self, group: Sequence[Any]) -> Callable[[Array], Array] | None:
-        """As `together`, but for a chunk of users on a device; None if it is no program of jax."""
-        del group
-        return None
-
-    def sharing(self, tables: dict[int, Any]) -> Scorer:
-        """The same scorer, whose copy of a general table is one of ``tables``; not for threads."""
-        del tables
-        return self
-
-    def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> Scorer:
-        """The same scorer on a device; ``moved`` keeps what it shares with other scorers."""
-        del device, moved
-        return self
-
-    def program(self) -> tuple[dict[str, Any], Callable[..., Array]] | None:
-        """What an export keeps: weights, with the campaign's own, and ``score(weights, users)``.
-
-        The weights are a dictionary of arrays. None if the scores come from no program of jax.
-        """
-        return None
 
 
 class FunctionScorer(Scorer):

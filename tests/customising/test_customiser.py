@@ -13,7 +13,7 @@ from toy import dataset, pool
 
 from metaheac_jax.customising import customiser as module
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
+from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import Diverged
 from metaheac_jax.model import AdaptedWeights, Weights, initialise
@@ -209,17 +209,17 @@ def test_stops_when_the_held_out_loss_stops_falling():
     epochs, more = divmod(len(steps), 5)
     assert more == 0
     assert 2 < epochs < 200
-    score = PoolScorer(REGRESSION, LAYOUT)
 
     def pool_loss(model):
         users, labels = pool(DATA, 0)
-        own = AdaptedScorer(score, general, model, DATA.campaign_rows[0])
-        odds = own(users).astype(float)
+        score = AdaptedScorer(REGRESSION, LAYOUT, general, model, DATA.campaign_rows[0])
+        odds = score(users).astype(float)
         return np.mean(np.logaddexp(0, odds) - labels * odds)
 
     (through,) = customise(general, [campaign(0)], epochs=200)
     assert pool_loss(stopped) < pool_loss(through)
-    assert pool_loss(stopped) < pool_loss(AdaptedWeights({}, np.empty(0, np.int32), None))
+    unadapted = AdaptedWeights({}, np.empty(0, np.int32), general.table[:0])
+    assert pool_loss(stopped) < pool_loss(unadapted)
 
 
 def test_a_general_model_that_adapting_harms_is_kept():

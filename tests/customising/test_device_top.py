@@ -26,7 +26,7 @@ def found(scores, able, size, num_devices=2):
                 np.pad(able[:, users], ((0, 0), pad)),
             )
         )
-    program = jax.jit(lambda users: jnp.asarray(scores)[:, users[:, 0]])
+    program = jax.jit(lambda users: jnp.asarray(scores)[:, users[:, 0]].T)
     devices = jax.devices()[:1] * num_devices
     return ranks, best_users([program] * num_devices, devices, chunks, len(scores), size)
 

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 from toy import dataset, tiny, with_shares
 
-from metaheac_jax.customising.score import SumScorer, score_many
+from metaheac_jax.customising.score import joint_program
 from metaheac_jax.methods import Run, customise, ensembling, fit
 from metaheac_jax.methods.ensembling import best_shares
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
-from metaheac_jax.model import FunctionScorer
 from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
@@ -46,8 +45,8 @@ def test_a_score_is_the_weighted_sum_of_those_of_its_members_alone(general, alon
     each = np.stack([scores(customise(of, DATA, CAMPAIGNS, seed=5)) for _, of in alone])
     expected = np.tensordot(general.state["shares"], each, axes=1)
     np.testing.assert_allclose(scores(models), expected, atol=1e-5)
-    together = score_many([model.scorer for model in models])(DATA.user_rows)
-    np.testing.assert_allclose(together, expected, atol=1e-4)
+    together = joint_program([model.scorer for model in models])(DATA.user_rows)
+    np.testing.assert_allclose(together.T, expected, atol=1e-4)
     assert min(np.abs(each[a] - each[b]).max() for a, b in ((0, 1), (1, 2), (0, 2))) > 0.1
 
 
@@ -150,7 +149,3 @@ def test_campaigns_count_by_their_weights(monkeypatch):
     both = [one, other], [label, label]
     assert best_shares(*both, [1, 0])[0] > 0.9
     assert best_shares(*both, [0, 1])[0] < 0.1
-
-
-def test_a_sum_of_functions_has_no_program():
-    assert SumScorer((FunctionScorer(lambda users: users[:, 0]),), (1.0,)).program() is None

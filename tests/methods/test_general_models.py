@@ -10,10 +10,10 @@ import pytest
 from toy import dataset, tiny
 
 import metaheac_jax as mh
+from metaheac_jax.customising.score import PROGRAMS_KEPT, network_function
 from metaheac_jax.errors import Busy, Diverged, InputError
 from metaheac_jax.methods import Method, Trained, configured, fine_tuning, register
 from metaheac_jax.methods import general_models as module
-from metaheac_jax.methods import method as interface
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.solved_heads import compiled_solver
@@ -252,14 +252,14 @@ def test_a_start_without_the_state_of_its_optimiser_is_refused():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda layout: interface.compiled_scorer(MLP(), layout),
+        lambda layout: network_function(MLP(), layout),
         lambda layout: fine_tuning._compiled_customiser(MLP(), layout, 8),
-        lambda layout: compiled_solver(interface.compiled_scorer(MLP(), layout)),
+        compiled_solver,
     ],
 )
 def test_programs_are_kept_for_the_latest_layouts_only(build):
     """A service whose layout changes every day would else need more and more memory."""
-    layouts = [Layout((1,), (), number) for number in range(interface.PROGRAMS_KEPT + 1)]
+    layouts = [Layout((1,), (), number) for number in range(PROGRAMS_KEPT + 1)]
     first, second, *_ = [weakref.ref(build(layout)) for layout in layouts]
     gc.collect()
     assert first() is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
+from metaheac_jax.customising.score import groups
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import configured, customise, fit
@@ -47,6 +48,17 @@ def test_with_list_lengths_they_are_values():
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
     [without] = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, [campaign])
     assert np.abs(without.score(TOY.user_rows) - model.score(TOY.user_rows)).max() > 0.01
+
+
+@pytest.mark.parametrize("list_lengths", [False, True])
+def test_many_campaigns_are_scored_together_as_alone(list_lengths):
+    general = fit(TOY, configured("lr", list_lengths=list_lengths), campaigns=TRAIN)
+    models = customise(general, TOY, [TOY.campaign(c) for c in NEW])
+    [(numbers, program)] = groups([model.scorer for model in models])
+    assert numbers == [0, 1, 2, 3]
+    together = program(TOY.user_rows)
+    alone = np.stack([model.score(TOY.user_rows) for model in models], axis=1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 # Its network ------------------------------------------------------------------------------------

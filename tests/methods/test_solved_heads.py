@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.customising.score import score_many
+from metaheac_jax.customising.score import joint_program
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.data.samplers import CampaignSampler
@@ -102,7 +102,7 @@ def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_togethe
     adapted = models[1].scorer.adapted._replace(**none)
     bare = replace(models[1], scorer=replace(models[1].scorer, adapted=adapted))
     every = [models[0], other, *models[1:], plain, bare]
-    together = score_many([model.scorer for model in every])(DATA.user_rows)
+    together = joint_program([model.scorer for model in every])(DATA.user_rows).T
     assert together.shape == (len(every), DATA.num_users)
     for model, scores in zip(every, together, strict=True):
         np.testing.assert_allclose(scores, model.score(DATA.user_rows), atol=1e-5)
@@ -112,8 +112,8 @@ def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_togethe
 @pytest.mark.slow
 def test_what_solved_heads_share_is_computed_once_for_all(general, monkeypatch):
     models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
-    monkeypatch.setattr(type(models[0].scorer.pool_scorer), "__call__", None)
-    assert np.isfinite(score_many([model.scorer for model in models])(DATA.user_rows)).all()
+    monkeypatch.setattr("metaheac_jax.customising.score.network_function", None)
+    assert np.isfinite(joint_program([model.scorer for model in models])(DATA.user_rows)).all()
 
 
 def toy_gradient(*, first_order):

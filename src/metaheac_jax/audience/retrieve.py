@@ -1,9 +1,10 @@
 """Expanding: the top users of a pool according to customised models (paper section 1).
 
-The pool is read once, in blocks, for any number of campaigns. Memory grows with the models and the
-audiences, and by one byte per user of the data.
+The pool is read in blocks, once for all campaigns that are scored together. Memory grows with the
+models and the audiences, and by one byte per user of the data.
 
-Axes: U users of the data, P users of a block, K users of an audience, S slots, G campaigns.
+Axes: U users of the data, P users of a block, K users of an audience, S slots, G campaigns, C of
+them scored together.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ import polars as pl
 from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.backend import in_threads, platform
 from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
-from metaheac_jax.customising.score import ACCELERATOR_CHUNK, on_chunks, score_many
+from metaheac_jax.customising.score import ACCELERATOR_CHUNK, Program, groups
 from metaheac_jax.data.batches import check_ids
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
@@ -34,7 +34,8 @@ from metaheac_jax.model import Customised, General, Scorer
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
 
-T = TypeVar("T")
+#: A model, (n,) ascending indices of its campaign's seeds, and the size K of the audience.
+Wanted: TypeAlias = tuple[Customised, np.ndarray, int]
 _BLOCK = 1 << 17  # users read and scored at a time
 _SCORES = 1 << 24  # scores of a block, over all models; some blocks wait at a time
 
@@ -54,7 +55,7 @@ def expand(
 ) -> pl.DataFrame:
     """Finds the users of the data whom a general model, customised to a campaign, scores highest.
 
-    A campaign's seeds are not in its audience. The users are read once for all campaigns.
+    A campaign's seeds are not in its audience.
 
     Args:
       data: the users and campaigns, with the schema of the model and one row per user.
@@ -174,11 +175,18 @@ def _best(
     sizes = [
         size or max(1, percent_of(int(able.sum() - able[own].sum()), percent or 0)) for own in seeds
     ]
-    tops = None if platform() == "cpu" else _best_on_devices(models, data, able, seeds, sizes)
-    if tops is None:
-        tops = _best_on_host(models, data, able, seeds, sizes, progress)
+    tops = dict[int, tuple[np.ndarray, np.ndarray]]()
+    for some, program in groups([model.scorer for model in models]):
+        of_group = [(models[n], seeds[n], sizes[n]) for n in some]
+        if program is None or platform() == "cpu":
+            score = program or _one_column(models[some[0]].scorer)
+            found = _best_on_host(score, of_group, data, able, progress)
+        else:
+            found = _best_on_devices(program, of_group, data, able)
+        tops.update(zip(some, found, strict=True))
     frames = []
-    for model, (scores, ids) in zip(models, tops, strict=True):
+    for number, model in enumerate(models):
+        scores, ids = tops[number]
         kind = pl.Int64 if isinstance(model.campaign.id, int) else pl.String
         users = pl.Series("user_id", ids)
         columns = {
@@ -191,56 +199,51 @@ def _best(
     return frames
 
 
+def _one_column(scorer: Scorer) -> Callable[[UserRows], np.ndarray]:
+    """(P, S) -> (P, 1) scores of a scorer."""
+    return lambda users: scorer(users)[:, None]
+
+
 def _best_on_host(
-    models: Sequence[Customised],
+    score: Callable[[UserRows], np.ndarray],
+    group: Sequence[Wanted],
     data: Dataset,
     able: np.ndarray,
-    seeds: Sequence[np.ndarray],
-    sizes: Sequence[int],
     progress: Progress,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The scores and ids of the best users by each model; several blocks are scored at a time."""
-    tops = [RunningTop(own, data.user_ids.dtype) for own in sizes]
-    block_size = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
-    devices, free = jax.local_devices(), SimpleQueue[Callable[[UserRows], np.ndarray]]()
-    for score in _on_each(devices, models, score_many):
-        free.put(score)
+    """The scores and ids of the best users for each campaign of a group.
 
-    def scored(start: int) -> tuple[np.ndarray, np.ndarray]:
+    Args:
+      score: (P, S) -> (P, C).
+      group: C.
+      data: the users.
+      able: (U,) bool, who may be in an audience.
+      progress: receives the number of users scored.
+    """
+    tops = [RunningTop(size, data.user_ids.dtype) for *_, size in group]
+    block_size = max(1, min(_BLOCK, _SCORES // len(group)))
+
+    def read(start: int) -> tuple[np.ndarray, np.ndarray]:
         users = start + np.flatnonzero(able[start : start + block_size])
-        if not len(users):
-            return users, np.empty((len(models), 0), np.float32)
-        rows, score = np.asarray(data.user_rows[users]), free.get()
-        try:
-            return users, score(rows)
-        finally:
-            free.put(score)
+        return users, np.asarray(data.user_rows[users])
 
     starts = range(0, data.num_users, block_size)
-    # One more thread than devices, to read a block while others are scored.
-    with closing(in_threads(scored, starts, num_threads=len(devices) + 1)) as blocks:
-        for start, (users, each) in zip(starts, blocks, strict=True):
-            ids = np.asarray(data.user_ids[users])
-            for model, top, own, scores in zip(models, tops, seeds, each, strict=True):
-                kept = _are_not(own, users)
-                top.add(model.check_scores(scores)[kept], ids[kept])
-            done = min(start + block_size, data.num_users)
-            progress("score the pool", done, data.num_users)
+    with closing(in_threads(read, starts, num_threads=1)) as blocks:
+        for start, (users, rows) in zip(starts, blocks, strict=True):
+            if len(users):
+                ids, scores = np.asarray(data.user_ids[users]), score(rows)
+                for column, (model, seeds, _) in enumerate(group):
+                    kept = _are_not(seeds, users)
+                    tops[column].add(model.check_scores(scores[:, column])[kept], ids[kept])
+            progress("score the pool", min(start + block_size, data.num_users), data.num_users)
     return [top.best() for top in tops]
 
 
 def _best_on_devices(
-    models: Sequence[Customised],
-    data: Dataset,
-    able: np.ndarray,
-    seeds: Sequence[np.ndarray],
-    sizes: Sequence[int],
-) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """As `_best_on_host`, with the best users on the devices; None if a model is no program."""
+    program: Program, group: Sequence[Wanted], data: Dataset, able: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `_best_on_host`; devices keep the best users, and the host fetches them at the end."""
     devices = jax.local_devices()
-    programs = [own for own in _on_each(devices, models, on_chunks) if own is not None]
-    if len(programs) < len(devices):
-        return None
     pool, order = np.flatnonzero(able), np.argsort(data.user_ids, kind="stable")
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
@@ -249,20 +252,21 @@ def _best_on_devices(
         users = pool[start : start + ACCELERATOR_CHUNK]
         pad = 0, ACCELERATOR_CHUNK - len(users)
         rows = np.asarray(data.user_rows[users])
-        check_ids(rows, data.num_rows, "the users' ids")
+        check_ids(rows, program.num_rows, "the users' ids")
         return Chunk(
-            np.pad(rows, (pad, (0, 0)), constant_values=data.num_rows),
+            np.pad(rows, (pad, (0, 0)), constant_values=program.num_rows),
             np.pad(ranks[users], pad, constant_values=PADDING),
-            np.pad([_are_not(own, users) for own in seeds], ((0, 0), pad)),
+            np.pad([_are_not(seeds, users) for _, seeds, _ in group], ((0, 0), pad)),
         )
 
     starts = range(0, len(pool), ACCELERATOR_CHUNK)
+    most = max(size for *_, size in group)
     with closing(in_threads(chunk, starts, num_threads=2)) as chunks:
-        scores, found, wrong = best_users(programs, devices, chunks, len(models), max(sizes))
+        best = best_users([*map(program.on, devices)], devices, chunks, len(group), most)
     tops = []
-    for model, size, own, users, bad in zip(models, sizes, scores, found, wrong, strict=True):
+    for (model, _, size), scores, users, wrong in zip(group, *best, strict=True):
         kept = users[:size] < PADDING
-        own = model.check_scores(np.where(bad, np.nan, own[:size][kept]))
+        own = model.check_scores(np.where(wrong, np.nan, scores[:size][kept]))
         tops.append((own, np.asarray(data.user_ids)[order[users[:size][kept]]]))
     return tops
 
@@ -271,21 +275,6 @@ def _are_not(some: np.ndarray, users: np.ndarray) -> np.ndarray:
     """(P,) whether ascending user indices are not among some other, ascending ones."""
     first, last = np.searchsorted(some, [users[0], users[-1] + 1]) if len(users) else (0, 0)
     return ~np.isin(users, some[first:last], assume_unique=True)
-
-
-def _on_each(
-    devices: Sequence[jax.Device],
-    models: Sequence[Customised],
-    build: Callable[[Sequence[Scorer]], T],
-) -> list[T]:
-    """What ``build`` makes of the models' scorers on each device."""
-    scorers, built = [model.scorer for model in models], list[T]()
-    for device in devices:
-        moved, own = dict[Any, Any](), scorers  # shared weights are moved once
-        if len(devices) > 1:
-            own = [scorer.on_device(device, moved) for scorer in scorers]
-        built.append(build(own))
-    return built
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:

@@ -57,7 +57,7 @@ def best_users(
     The result is that of `ranking.top` on all scores.
 
     Args:
-      programs: maps (P, S) users to (C, P) scores, on each device.
+      programs: maps (P, S) users to (P, C) scores, on each device.
       devices: the devices.
       chunks: all of one size.
       num_campaigns: C.
@@ -74,7 +74,7 @@ def best_users(
     for number, chunk in enumerate(chunks):
         turn = number % len(devices)
         users, ranks, able = jax.device_put(chunk, devices[turn])
-        bests[turn] = _joined(bests[turn], programs[turn](users), ranks, able)
+        bests[turn] = _joined(bests[turn], programs[turn](users).T, ranks, able)
     scores, ranks, wrong = zip(*jax.device_get(bests), strict=True)
     scores, ranks = np.concatenate(scores, axis=1), np.concatenate(ranks, axis=1)
     order = np.lexsort((ranks, -scores))[:, :size]

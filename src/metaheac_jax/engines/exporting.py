@@ -5,7 +5,7 @@ Axes: P users, S slots of a user, C campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array, export
 
-from metaheac_jax.customising.score import joint_program
+from metaheac_jax.customising.score import Program, joint_program
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, VALUES, WEIGHTS
 from metaheac_jax.errors import InputError
@@ -57,7 +57,7 @@ def export_scorer(
             f"{models[0].campaign.name}: {general.method!r} has no network to export; use a method "
             "that has, such as 'metaheac'"
         )
-    (weights, score), schema, vocabulary = program, general.schema, general.vocabulary
+    schema, vocabulary = general.schema, general.vocabulary
     if schema.history:
         raise InputError(
             f"{general.data}: users' histories come from the examples, which an export does not "
@@ -76,7 +76,8 @@ def export_scorer(
         for field, values in zip(schema.fields, vocabulary.values, strict=True)
     }
     with new_directory(Path(directory), marker=MANIFEST) as folder:
-        (folder / PROGRAM).write_bytes(_serialised(score, weights, schema.num_slots))
+        weights, serialised = _serialised(program)
+        (folder / PROGRAM).write_bytes(serialised)
         np.savez(folder / WEIGHTS, **weights)
         np.savez(folder / VALUES, **known)
         files = [folder / name for name in (PROGRAM, WEIGHTS, VALUES)]
@@ -87,15 +88,23 @@ def _id_of(campaign: Campaign) -> int | str:
     return campaign.name if campaign.id is None else campaign.id
 
 
-def _serialised(score: Callable[..., Array], weights: dict[str, Any], num_slots: int) -> bytes:
-    """The program, for any number of users."""
+def _serialised(program: Program) -> tuple[dict[str, Any], bytes]:
+    """The arrays by name, and ``score(arrays, users)`` of them, for any number of users."""
+    leaves, tree = jax.tree.flatten_with_path(program.arrays)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    weights = {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+    def score(arrays: dict[str, Array], users: Array) -> Array:
+        return program.function(tree.unflatten([arrays[name] for name in names]), users)
+
     (count,) = export.symbolic_shape("users")
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
-    users = jax.ShapeDtypeStruct((count, num_slots), np.int32)
+    users = jax.ShapeDtypeStruct((count, program.num_slots), np.int32)
     name = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, name)
     jax.config.update(name, ".*")  # else the program has paths of source files
     try:
-        return bytes(export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users).serialize())
+        exported = export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users)
+        return weights, bytes(exported.serialize())
     finally:
         jax.config.update(name, before)

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer
 from metaheac_jax.data.batches import CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import GradientConfig, within
 from metaheac_jax.methods.method import (
-    PROGRAMS_KEPT,
     NetworkMethod,
     Run,
     Trained,
-    compiled_scorer,
     lengthened,
     register,
 )
@@ -198,9 +196,8 @@ def fine_tune(
         names=[campaign.name for campaign in campaigns],
         progress=run.progress,
     )
-    pool = compiled_scorer(network, layout)
     return [
-        AdaptedScorer(pool, weights, own, campaign.rows, run.lengths)
+        AdaptedScorer(network, layout, weights, own, campaign.rows, run.lengths)
         for campaign, own in zip(campaigns, adapted, strict=True)
     ]
 

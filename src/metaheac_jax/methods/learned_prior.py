@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
+from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import sampled_users, value_coordinates
@@ -34,12 +34,10 @@ from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
-    PROGRAMS_KEPT,
     Method,
     Run,
     Trained,
     adapt_each,
-    compiled_scorer,
     lengthened,
     register,
 )
@@ -289,8 +287,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             head = features.head(mode[:-1], mode[-1], num_factors)
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
-        pool = compiled_scorer(network, layout)
-        return adapt_each(run, pool, weights, campaigns, adapt, HeadScorer)
+        return adapt_each(run, network, weights, campaigns, adapt, HeadScorer)
 
 
 def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
@@ -307,7 +304,7 @@ def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
 def factors_of(network: LinearHead, layout: Layout, table: Any, users: UserRows) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) factors."""
     factors = partial(_compiled_factors(network, layout), table)
-    return compiled_scorer(network, layout).over_users(factors, users, len(table))
+    return over_users(factors, users, layout.num_slots, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)

@@ -3,23 +3,32 @@
 There is one weight per table row and an L2 penalty, so the minimum is unique. It is found by
 L-BFGS, instead of steps of the customiser.
 
-Axes: B examples, M user fields, N campaign fields.
+Axes: B examples, M user fields, N campaign fields, R table rows, C campaigns, P users, S slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import (
+    PROGRAMS_KEPT,
+    AdaptedScorer,
+    Function,
+    Program,
+    value_weights,
+)
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.method import (
@@ -27,12 +36,12 @@ from metaheac_jax.methods.method import (
     Run,
     Trained,
     adapt_each,
-    compiled_scorer,
     lengthened,
     register,
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.networks import Output, User, sigmoid_output
+from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.sparse import value_counts
 
@@ -60,6 +69,34 @@ class Linear:
 
 LINEAR = Linear()
 LINEAR_WIDTH = 1  # of its table
+
+
+class LinearScorer(AdaptedScorer):
+    """The scorer of weights of values; those of many campaigns are the columns of one table."""
+
+    @property
+    def group(self) -> Hashable:
+        """The layout of users."""
+        return LINEAR, self.layout, self.lengths
+
+    def program(self, group: Sequence[AdaptedScorer]) -> Program:
+        """See `ProgramScorer.program`."""
+        if len(group) == 1:
+            return super().program(group)
+        biases = jnp.stack([own.adapted.network["bias"] for own in group])
+        arrays = {"table": jnp.asarray(value_weights(group)), "biases": biases}
+        return self.as_program(_linear_function(self.layout, self.lengths), arrays)
+
+
+@lru_cache(PROGRAMS_KEPT)
+def _linear_function(layout: Layout, lengths: Lengths | None) -> Function:
+    """The function of many campaigns' ``table`` (R, C) and ``biases`` (C,)."""
+
+    def score(arrays: dict[str, Any], users: Any) -> Array:
+        users = users if lengths is None else lengths.users(users)
+        return layout.summed(arrays["table"], users, mean=False) + arrays["biases"]
+
+    return jax.jit(score)
 
 
 @dataclass(frozen=True)
@@ -102,5 +139,4 @@ class LogisticRegression(Method[RegressionConfig]):
             own = {"bias": jnp.asarray(bias, jnp.float32)}
             return AdaptedWeights(own, rows, jnp.asarray(values))
 
-        pool = compiled_scorer(LINEAR, run.dataset.layout)
-        return adapt_each(run, pool, Weights(**state), campaigns, fit)
+        return adapt_each(run, LINEAR, Weights(**state), campaigns, fit, LinearScorer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
+from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -23,13 +22,9 @@ from metaheac_jax.methods.config import Config
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
 from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.loop import Hook, Quality
 
 C = TypeVar("C", bound=Config)
-#: How many compiled programs of a kind are kept. A comparison of all methods on a data set needs
-#: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
-PROGRAMS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -188,9 +183,9 @@ class NetworkMethod(GradientMethod[C]):
     ) -> Sequence[AdaptedScorer]:
         """Scorers of the general model for these campaigns, before customising."""
         run, campaigns = lengthened(run, self.config["list_lengths"], campaigns)
-        pool, weights = compiled_scorer(self.network, run.dataset.layout), Weights(**state)
-        adapted = AdaptedWeights({}, np.empty(0, np.int32), weights.table[:0])
-        return [AdaptedScorer(pool, weights, adapted, own.rows, run.lengths) for own in campaigns]
+        given = self.network, run.dataset.layout, Weights(**state)
+        adapted = AdaptedWeights({}, np.empty(0, np.int32), given[2].table[:0])
+        return [AdaptedScorer(*given, adapted, own.rows, run.lengths) for own in campaigns]
 
 
 def lengthened(
@@ -204,15 +199,9 @@ def lengthened(
     return replace(run, dataset=dataset, lengths=lengths), moved
 
 
-@functools.lru_cache(PROGRAMS_KEPT)
-def compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
-    """The pool scorer of a network."""
-    return PoolScorer(network, layout)
-
-
 def adapt_each(
     run: Run,
-    pool: PoolScorer,
+    network: Network,
     weights: Weights,
     campaigns: Sequence[Campaign],
     adapt: Callable[[Batch], AdaptedWeights],
@@ -224,11 +213,12 @@ def adapt_each(
       Diverged: an adapted parameter of the network is not finite.
     """
     dataset, models = run.dataset, list[AdaptedScorer]()
+    given = network, dataset.layout, weights
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(dataset, campaign)
         adapted = adapt(examples)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
             raise Diverged(f"{campaign.name}: the adapted weights are not finite")
-        models.append(kind(pool, weights, adapted, campaign.rows, run.lengths))
+        models.append(kind(*given, adapted, campaign.rows, run.lengths))
         run.progress("customise", number + 1, len(campaigns))
     return models

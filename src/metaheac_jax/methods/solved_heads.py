@@ -29,19 +29,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer, HeadScorer, PoolScorer
+from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
 from metaheac_jax.customising.sizes import GrowingSize, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import GradientConfig, within
 from metaheac_jax.methods.method import (
-    PROGRAMS_KEPT,
     NetworkMethod,
     Run,
     Trained,
     adapt_each,
-    compiled_scorer,
     lengthened,
     register,
 )
@@ -162,9 +160,9 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
     ) -> list[AdaptedScorer]:
         """Solves each campaign's head and value weights on its examples."""
         run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
-        weights, pool = Weights(**state), compiled_scorer(_NETWORK, run.dataset.layout)
-        solve = functools.partial(compiled_solver(pool), weights, penalty=self.config.penalty)
-        return adapt_each(run, pool, weights, campaigns, solve, HeadScorer)
+        weights, solver = Weights(**state), compiled_solver(run.dataset.layout)
+        solve = functools.partial(solver, weights, penalty=self.config.penalty)
+        return adapt_each(run, _NETWORK, weights, campaigns, solve, HeadScorer)
 
 
 def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[...]:
@@ -202,11 +200,11 @@ def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
 class Solver:
     """Customises to campaigns; build it once, so that all campaigns share compiled programs."""
 
-    def __init__(self, pool: PoolScorer) -> None:
+    def __init__(self, layout: Layout) -> None:
         """Args:
-        pool: applies the tower to the users of examples.
+        layout: where the users' fields lie.
         """
-        layout, self._pool = pool.layout, pool
+        self._layout = layout
         self._num_rows = GrowingSize(4096)
         self._tower = jax.jit(
             lambda network, table, users: jnp.column_stack(
@@ -223,7 +221,7 @@ class Solver:
         """
         users, num_rows = examples.ids.user, len(weights.table)
         tower = functools.partial(self._tower, *weights)
-        sums = self._pool.over_users(tower, users, num_rows)  # (P, 1 + F); see `SolvedHead`
+        sums = over_users(tower, users, self._layout.num_slots, num_rows)  # (P, 1 + F)
         missing = usual_size(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
@@ -232,7 +230,7 @@ class Solver:
         # Examples of one label determine no value weights.
         if np.isfinite(head).all() and np.ptp(examples.label):
             log_odds = sums[:, 0] + sums[:, 1:] @ np.asarray(head)
-            features, num_slots = full_lists(self._pool.layout, users, num_rows)
+            features, num_slots = full_lists(self._layout, users, num_rows)
             own, bias = fit_regression(features, examples.label, penalty, offset=log_odds)
             own *= num_slots
             rows = np.flatnonzero(own).astype(np.int32)
@@ -245,6 +243,6 @@ class Solver:
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def compiled_solver(pool: PoolScorer) -> Solver:
-    """The solver of a pool scorer's network, which all its models share."""
-    return Solver(pool)
+def compiled_solver(layout: Layout) -> Solver:
+    """The solver for a layout, which all models share."""
+    return Solver(layout)

@@ -74,9 +74,9 @@ class Layout:
         """(R, k) table and (..., S) rows -> (..., M, k) field vectors of users."""
         return user_fields(table, ids, self.user_slots, small_fields=self.small_fields)
 
-    def summed(self, table: Array, ids: Array) -> Array:
+    def summed(self, table: Array, ids: Array, *, mean: bool = True) -> Array:
         """(R, k) table and (..., S) rows -> (..., k), the sum over a user's field vectors."""
-        return summed_fields(table, ids, self.user_slots)
+        return summed_fields(table, ids, self.user_slots, mean=mean)
 
     def inputs(self, table: Array, ids: Ids) -> tuple[UserFields, Array]:
         """The arguments of `networks.Network.apply` after the parameters.

@@ -195,16 +195,16 @@ def fields_and_rows(
     return user, rows
 
 
-def summed_fields(table: Array, ids: Array, slots: Sequence[int]) -> Array:
+def summed_fields(table: Array, ids: Array, slots: Sequence[int], *, mean: bool = True) -> Array:
     """(..., k) the sum over the M fields of the vectors that `user_fields` makes.
 
     It adds up one slot after the other and makes no vector per field, so it suits wide tables.
-    Arguments are as in `user_fields`.
+    Arguments are as in `user_fields`; without ``mean``, all values are added.
     """
     field = np.repeat(np.arange(len(slots)), slots)
     present = (ids < table.shape[0]).astype(table.dtype)
     counts = present @ np.equal.outer(field, field).astype(table.dtype)
-    shares = present / jnp.maximum(counts, 1)
+    shares = present / jnp.maximum(counts, 1) if mean else present
 
     def add(slot: Array, total: Array) -> Array:
         rows = table.at[ids[..., slot]].get(mode="clip")  # the share of the pad id is 0
