@@ -85,7 +85,8 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     weights = WEIGHTS._replace(table=jnp.array(values)[:, None])
     rows = np.array([0, data.num_rows], np.int32)
     adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((2, 1), -99.0))
-    scores = scorer_of(weights, adapted, lengths=lengths if lengthened else None)(DATA.user_rows)
+    own_lengths = lengths if lengthened else None
+    scores = scorer_of(weights, adapted, data.campaign_rows[2], own_lengths)(DATA.user_rows)
     values[0] = -99
     own = weights._replace(table=jnp.array(values)[:, None])
     inputs = data.layout.inputs(own.table, Ids(data.user_rows[:], data.campaign_rows[2]))

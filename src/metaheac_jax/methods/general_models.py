@@ -289,6 +289,10 @@ def customise(
     else:
         _check_own(method, general)
     check_whole("seed", seed, 0)
+    for campaign in campaigns:
+        users = campaign.users
+        if not len(users) or users.min() < 0 or users.max() >= data.num_users:
+            raise InputError(f"{campaign.name}: expected users of {data.where}, one or more")
     known, own = data.encoded_for(general.schema, general.vocabulary), campaigns
     if known is not data:
         lookup = general.vocabulary.rows_of(data.vocabulary)
