@@ -38,7 +38,7 @@ class Options:
     #: from the checkpoints in MODEL.training, to the same model, bit for bit.
     model: Annotated[Path, Positional, option("MODEL")]
     #: ensemble (the default), the weighted sum of a solved head, a learned prior and LR, which
-    #: takes 15 to 20 minutes for 2.8 million users on two cores; or metaheac, without-meta,
+    #: takes some 5 minutes for 200,000 users on two cores; or metaheac, without-meta,
     #: mlp-pretraining, solved-head, learned-prior, or lr, which learns from each campaign alone.
     #: metaheac has the settings of the paper, metaheac:official those of the authors' program.
     method: Annotated[str | None, option("METHOD")] = None
