@@ -274,6 +274,17 @@ def test_damaged_data_and_data_in_memory_are_refused(data):
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
         data.add(examples=frame([("k0", 1, 1, 1, 0)]))
     path.write_bytes(content)
+    [path] = data.folder.glob("user_rows-*")
+    content = path.read_bytes()
+    path.write_bytes(b"x" + content[1:])
+    with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
+        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+    # Adding reads no users, so one that is damaged stays so.
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+    with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
+        open_dataset(data.folder)
+    path.write_bytes(content)
     (data.folder / MANIFEST).unlink()
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         data.add(examples=frame([("k0", 1, 1, 1, 0)]))

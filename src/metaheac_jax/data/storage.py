@@ -20,6 +20,7 @@ import numpy as np
 from metaheac_jax.data.campaign import Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
 from metaheac_jax.data.history import with_histories
+from metaheac_jax.errors import InputError
 from metaheac_jax.files import fsync, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -170,7 +171,11 @@ def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
     files = {_column_of(name): name for name in manifest["files"]}
 
     def load(column: str) -> np.ndarray:
-        return np.lib.format.open_memmap(directory / files[column], mode="r")
+        try:
+            return np.lib.format.open_memmap(directory / files[column], mode="r")
+        except ValueError as error:
+            path = directory / files[column]
+            raise InputError(f"{path}: altered since it was written; {_REMEDY}") from error
 
     def examples(stage: str) -> Examples:
         names = [own.name for own in fields(Examples) if f"{stage}_{own.name}" in files]
