@@ -128,8 +128,7 @@ def moved_on(folder):
     state, first = None, []
     for mesh, steps in ((None, 20), ((2, 2), 30), ((2, 4), 40), ((2, 2), 50)):
         step = one_device() if mesh is None else on_mesh(mesh)
-        place = None if mesh is None else placement(mesh)
-        saved = Checkpoints(folder / "checkpoints", place)
+        saved = Checkpoints(folder / "checkpoints")
         start = step.init(*jax.tree.map(np.copy, weights()))
         drawn, draw_noted = noted(draw)
         training = Training(step, start, draw_noted, num_steps=steps)
@@ -139,7 +138,7 @@ def moved_on(folder):
     for mesh in (None, (4, 2), (1, 8)):
         like = (one_device() if mesh is None else on_mesh(mesh)).init(*weights())
         place = None if mesh is None else placement(mesh)
-        checkpoints = Checkpoints(folder / "checkpoints", place)
+        checkpoints = Checkpoints(folder / "checkpoints")
         again = checkpoints.restore({"state": like})[0]["state"]
         restored.append(again if place is None else place.fetch(again))
     expected, _ = trained(one_device())

@@ -32,7 +32,7 @@ def training(folder):
     for steps in (20, one.STEPS):
         drawn, draw_noted = one.noted(one.draw)
         path = folder / "checkpoints"
-        checkpoints = Checkpoints(path, place)
+        checkpoints = Checkpoints(path)
         start = step.init(*jax.tree.map(np.copy, one.weights()))
         training = Training(step, start, draw_noted, num_steps=steps)
         state, _ = train(training, [Saving(training, checkpoints)])

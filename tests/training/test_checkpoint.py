@@ -1,4 +1,4 @@
-"""Checkpoints: whole, verified, checked against the run, and only the last two."""
+"""Checkpoints: whole, verified, and only the last two."""
 
 import shutil
 from pathlib import Path
@@ -79,26 +79,6 @@ def test_what_a_killed_process_has_half_written_is_removed(copied):
     assert contents(copied) == {"3", "7"}
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({"a": jnp.zeros(4), "b": jnp.zeros(2)}, r"has float32\[3\] as a, .* has float32\[4\]"),
-        ({"a": jnp.zeros(3, int), "b": jnp.zeros(2)}, r"has float32\[3\] as a, .* has int32\[3\]"),
-        ({"a": jnp.zeros(3)}, r"has float32\[2\] as b, this run has nothing"),
-        ({"a": jnp.zeros(3), "b": jnp.zeros(2), "c": jnp.zeros(1)}, "has nothing as c"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, said):
-    checkpoints = Checkpoints(tmp_path / "c")
-    with pytest.raises(InputError, match="no checkpoint"):
-        checkpoints.restore(other)
-    checkpoints.save(3, {"a": jnp.arange(3.0), "b": jnp.ones(2)})
-    with pytest.raises(InputError, match=said):
-        checkpoints.restore(other)
-    same, _ = checkpoints.restore({"a": jnp.zeros(3), "b": jnp.zeros(2)})
-    np.testing.assert_array_equal(same["a"], [0, 1, 2])
-
-
 def test_a_save_that_failed_stops_the_run_in_one_line(tmp_path):
     folder = tmp_path / "c"
     words = r"c: the checkpoint of step 2 could not be saved \(.*\); make room for it, then resume"
@@ -128,8 +108,6 @@ def test_all_kinds_of_arrays_are_restored(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(0, state)
     found, _ = checkpoints.restore(like)
-    with pytest.raises(InputError, match=r"has key<fry>\[\] as key, this run has key<rbg>\[\]"):
-        checkpoints.restore(like | {"key": jax.random.key(0, impl="rbg")})
     assert jax.tree.structure(found) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         assert (a == b).all()

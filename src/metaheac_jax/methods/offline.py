@@ -182,7 +182,7 @@ def train_rows(
     if judge is not None:
         hooks.append(Judging(training, lambda now: judge(current(now))))
     if run.directory is not None:
-        hooks.append(Saving(training, Checkpoints(run.directory, placement)))
+        hooks.append(Saving(training, Checkpoints(run.directory)))
     state, judgements = train(training, [*hooks, *run.hooks, to_progress(run.progress)])
     state = placement.fetch(state._replace(table=table_optimizer.flush(state.table)))
     optimizer_state = {

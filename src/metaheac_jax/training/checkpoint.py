@@ -1,8 +1,8 @@
 """Checkpoints: complete and verified states of a run, with orbax's manager.
 
-``DIRECTORY/STEP/`` holds the files of orbax, and ``checkpoint.json`` with a digest of each file,
-the dtype and shape of each array, and notes. Orbax reads a damaged file without noticing, or ends
-in the middle of its own threads, so the digests are compared before it reads.
+``DIRECTORY/STEP/`` holds the files of orbax, and ``checkpoint.json`` with a digest of each file and
+notes. Orbax reads a damaged file without noticing, or ends in the middle of its own threads, so the
+digests are compared before it reads.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from metaheac_jax.errors import InputError
 from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.sealed import read_sealed, seal
-from metaheac_jax.training.sharding import Placement
 
 FORMAT = "metaheac_jax checkpoint 1"
 MANIFEST = "checkpoint.json"
@@ -32,14 +30,12 @@ class Checkpoints:
     writes and reads what its devices hold, and the first one verifies, and writes the digests.
     """
 
-    def __init__(self, directory: Path, placement: Placement | None = None) -> None:
+    def __init__(self, directory: Path) -> None:
         """Args:
         directory: created if it does not exist; the same in all processes, which must see the same
           files.
-        placement: where the arrays of states live; a checkpoint can be restored to another place.
         """
         self.directory = Path(directory).resolve()
-        self._unpadded = (lambda tree: tree) if placement is None else placement.unpadded
         if is_first():
             self.directory.mkdir(parents=True, exist_ok=True)
             for step in self._folders():
@@ -69,8 +65,7 @@ class Checkpoints:
                 manager.save(step, state, force=True)
             if is_first():
                 files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-                content = {"format": FORMAT, "arrays": self._kinds(state), "notes": notes}
-                seal(folder, MANIFEST, content, files)
+                seal(folder, MANIFEST, {"format": FORMAT, "notes": notes}, files)
         except Exception as error:
             reason = " ".join(str(error).split())[:_SHOWN]
             raise OSError(
@@ -79,25 +74,20 @@ class Checkpoints:
             ) from error
 
     def restore(self, like: Any) -> tuple[Any, Any]:
-        """The newest checkpoint, with the structure, shapes, dtypes and places of ``like``; notes.
+        """The newest checkpoint, of which there is one, with the places of ``like``; its notes.
+
+        Args:
+          like: has the structure, shapes and dtypes of the state; a table may be padded otherwise.
 
         Raises:
-          InputError: there is no checkpoint, it is damaged, or it differs from ``like``.
+          InputError: it is damaged.
         """
-        if (step := self.latest) is None:
-            raise InputError(f"{self.directory}: no checkpoint")
-        folder = self.directory / str(step)
+        folder = self.directory / str(self.latest)
         remedy = f"delete {folder}, and resume from the checkpoint before it, if there is one"
         manifest: Any = None
         if is_first():
             manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=remedy)
         manifest = from_first(manifest)
-        kinds, wanted = manifest["arrays"], self._kinds(like)
-        for name in sorted({*kinds, *wanted}):
-            # Orbax can silently omit or cast leaves when loading into a different tree.
-            stored, expected = (own.get(name, "nothing") for own in (kinds, wanted))
-            if stored != expected:
-                raise InputError(f"{folder}: has {stored} as {name}, this run has {expected}")
         context = ocp.Context()  # another mesh pads tables to another number of rows
         context.array_options.loading.enable_padding_and_truncation = True
         places = jax.tree.map(
@@ -106,20 +96,12 @@ class Checkpoints:
         with context:
             return ocp.load(str(folder), places), manifest["notes"]
 
-    def _kinds(self, state: Any) -> dict[str, str]:
-        """Dtype and shape of each array, by name, without padding."""
-        leaves = named_leaves(self._unpadded(state))
-        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
-
     def _folders(self) -> list[int]:
         """The steps of the checkpoints."""
         return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Each leaf of a tree by its path of names.
-
-    Orbax does not distinguish between a field of a named tuple, a key and a position.
-    """
+    """Each leaf of a tree by its path of names."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

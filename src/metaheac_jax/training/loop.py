@@ -229,7 +229,7 @@ class Saving:
         seconds: time between checkpoints, which are saved at the next record of the loss.
 
         Raises:
-          InputError: the checkpoint is of a later step or another state.
+          InputError: the checkpoint is of a later step.
         """
         self._training, self._checkpoints = training, checkpoints
         self._seconds, self._saved = seconds, time.perf_counter()
