@@ -14,10 +14,9 @@ from typing import Any
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
 from experiments.sources import official, tencent
-from experiments.sources.simulated import World, make_once, open_world
+from experiments.sources.simulated import World, make_once, open_world, oracle
 from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
@@ -78,9 +77,7 @@ def main(options: Options) -> None:
     compare(
         options,
         methods,
-        lambda seed, progress: Data(
-            *load(options, seed, progress), independent_runs=options.data_dir is None
-        ),
+        lambda seed, progress: load(options, seed, progress),
         published=None if options.is_small else "tencent",
         notes=(note,) if options.is_small else (),
     )
@@ -111,30 +108,32 @@ def check(options: Options) -> None:
         )
 
 
-def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:
-    """The dataset of a run, prepared now or taken from the cache, and its split.
+def load(options: Options, seed: int, progress: Progress) -> Data:
+    """The data of a run, prepared now or taken from the cache.
 
     Raises:
       InputError: the files of --data-dir cannot be read.
     """
-    source = options.data_dir
+    source, truth = options.data_dir, None
     if source is None:
         world, schema = world_of(options, seed), replace(TENCENT, history=options.history)
         dataset = open_world(world, options.cache_dir, schema=schema, progress=progress)
+        truth = oracle(world, options.cache_dir, dataset)
     else:
         target = prepared_folder(source, options)
         if official.is_source(source):
             with locked(target):
-                return official.prepare(source, target, progress=progress)
+                prepared = official.prepare(source, target, progress=progress)
+            return Data(*prepared, independent_runs=False)
 
         def prepare() -> None:
             tencent.prepare(source, target, progress=progress)
 
         make_once(target, prepare, progress=progress)
         dataset = open_dataset(target, progress=progress)
-    if options.preset == "official":
-        return dataset, official_split(dataset)
-    return dataset, paper_split(dataset, seed)
+    is_official = options.preset == "official"
+    split = official_split(dataset) if is_official else paper_split(dataset, seed)
+    return Data(dataset, split, oracle=truth, independent_runs=source is None)
 
 
 def world_of(options: Options, seed: int) -> World:

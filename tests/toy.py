@@ -19,7 +19,8 @@ SCHEMA = Schema(
     user=(Field("gender"), Field("city"), Field("tokens", 4)),
     campaign=(Field("advertiser"), Field("category")),
 )
-SIZES = (2, 5, 30, 6, 3)
+VOCABULARY = Vocabulary(tuple(np.arange(size) for size in (2, 5, 30, 6, 3)))
+SIZES = VOCABULARY.sizes
 #: Settings of small networks that are not trained offline and customised in two epochs.
 TINY = {
     "width": 3,
@@ -44,14 +45,9 @@ def tiny(name, **changes):
     return method.changed(**wanted)
 
 
-def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):
-    """Conversion follows a campaign's taste for users' values; about a quarter converts.
-
-    A campaign's taste is its own, or a mixture of a few ``tastes`` that all campaigns share.
-    """
-    rng = np.random.default_rng(seed)
-    vocabulary = Vocabulary(tuple(np.arange(size) for size in SIZES))
-    offsets, pad = vocabulary.offsets, vocabulary.num_rows
+def population(users, campaigns, rng, tastes=None):
+    """Rows of users and of campaigns, and (C, U) the probability that a user converts."""
+    offsets, pad = VOCABULARY.offsets, VOCABULARY.num_rows
     tokens = np.argsort(rng.random((users, SIZES[2])), axis=1)[:, :4] + offsets[2]
     tokens[np.arange(4) >= rng.integers(0, 5, (users, 1))] = pad
     one = rng.integers(0, SIZES[:2], (users, 2)) + offsets[:2]
@@ -64,23 +60,32 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         taste = rng.normal(size=(campaigns, tastes)) @ shared
     taste = taste * (np.arange(pad + 1) < pad)
     odds = taste[:, user_rows].sum(-1) - 1.2
-    probability = 1 / (1 + np.exp(-odds))
+    campaign_rows = (kinds + offsets[3:]).astype(np.int32)
+    return user_rows, campaign_rows, 1 / (1 + np.exp(-odds))
+
+
+def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):
+    """Conversion follows a campaign's taste for users' values; about a quarter converts.
+
+    A campaign's taste is its own, or a mixture of a few ``tastes`` that all campaigns share.
+    """
+    rng = np.random.default_rng(seed)
+    user_rows, campaign_rows, probability = population(users, campaigns, rng, tastes)
 
     def stage(count):
         user = np.concatenate([rng.choice(users, count, replace=False) for _ in range(campaigns)])
         campaign = np.repeat(np.arange(campaigns), count)
-        p = probability[campaign, user]
-        label = rng.random(len(p)) < p
-        return group_by_campaign(campaign, user, label, num_campaigns=campaigns, probability=p)
+        label = rng.random(len(user)) < probability[campaign, user]
+        return group_by_campaign(campaign, user, label, num_campaigns=campaigns)
 
     return Dataset(
         name="toy",
         schema=SCHEMA,
-        vocabulary=vocabulary,
+        vocabulary=VOCABULARY,
         user_ids=np.arange(users, dtype=np.int64) * 7 + 3,
         user_rows=user_rows,
         campaign_ids=np.arange(campaigns, dtype=np.int64) * 10 + 100,
-        campaign_rows=(kinds + offsets[3:]).astype(np.int32),
+        campaign_rows=campaign_rows,
         stage1=stage(per_campaign),
         stage2=stage(pool),
     )

@@ -37,6 +37,7 @@ class Data:
     Attributes:
       dataset, split: what to train on and to judge on.
       references: (E,) scores of all stage-2 examples that ignore the campaign, by label.
+      oracle: (E,) the true probabilities of these examples; None unless simulated.
       independent_runs: whether every run has its own world; otherwise, all runs divide the same
         campaigns.
       without: makes the dataset again, with nothing about users from the examples of the given
@@ -46,6 +47,7 @@ class Data:
     dataset: Dataset
     split: Split
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
+    oracle: np.ndarray | None = None
     independent_runs: bool = True
     without: Callable[[np.ndarray], Dataset] | None = None
 
@@ -115,8 +117,8 @@ def references(data: Data) -> dict[str, Any]:
     dataset, split = data.dataset, data.split
     scores = dict(data.references)
     names = {label: label for label in scores}
-    if dataset.stage2.probability is not None:
-        scores["oracle"] = dataset.stage2.probability
+    if data.oracle is not None:
+        scores["oracle"] = data.oracle
         names["oracle"] = "oracle (the true probability)"
     return {
         name: {"label": names[name]}

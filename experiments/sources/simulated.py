@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from metaheac_jax.data import from_tables
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.truth import FORMAT as WORLD_FORMAT
+from metaheac_jax.data.simulation.truth import true_probability
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import Busy
@@ -94,3 +97,10 @@ def open_world(
     make = partial(prepare, folder, target, schema=schema, progress=progress)
     make_once(target, make, progress=progress)
     return open_dataset(target, progress=progress)
+
+
+def oracle(world: World, cache_dir: Path, dataset: Dataset) -> np.ndarray:
+    """(E,) float32 true probabilities of the examples in stage 2 of `open_world`."""
+    stage = dataset.stage2
+    ids = dataset.campaign_ids[stage.campaign], dataset.user_ids[stage.user]
+    return true_probability(world.folder(cache_dir), *ids).astype(np.float32)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from toy import dataset
+from toy import dataset, population
 
 from metaheac_jax.audience.calibration import Calibration, calibrate
 from metaheac_jax.errors import InputError
@@ -55,11 +55,12 @@ def test_probabilities_are_the_true_ones():
 
     The seeds are half of the converts of both stages; the non-seeds are drawn from all others.
     """
+    rng = np.random.default_rng(0)
+    _, _, of_pairs = population(DATA.num_users, DATA.num_campaigns, rng)
     chance, converts = np.zeros(DATA.num_users), np.zeros(DATA.num_users, bool)
     for stage in (DATA.stage1, DATA.stage2):
-        of = stage.of(1)
-        chance[stage.user[of]] = stage.probability[of]
-        converts[stage.user[of]] = stage.label[of] == 1
+        users = stage.user[stage.of(1)]
+        chance[users], converts[users] = of_pairs[1, users], stage.label[stage.of(1)] == 1
     pool = np.flatnonzero(chance)
     known = {bytes(row): p for row, p in zip(DATA.user_rows, chance, strict=True) if p}
 

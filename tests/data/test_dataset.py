@@ -23,20 +23,16 @@ def test_group_by_campaign_keeps_every_example_in_order(data, campaigns, count):
         return data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, most)))
 
     campaign, user, label = column(campaigns - 1), column(1000), column(1)
-    probability = user / 1024  # exact in float32
-    groups = group_by_campaign(
-        campaign, user, label, num_campaigns=campaigns, probability=probability
-    )
+    groups = group_by_campaign(campaign, user, label, num_campaigns=campaigns)
     assert groups.offsets.shape == (campaigns + 1,)
     for c in range(campaigns):
         mine = groups.of(c)
         np.testing.assert_array_equal(groups.user[mine], user[campaign == c])
         np.testing.assert_array_equal(groups.label[mine], label[campaign == c])
-        np.testing.assert_array_equal(groups.probability[mine], probability[campaign == c])
         assert groups.counts[c] == (campaign == c).sum()
         assert groups.positives[c] == label[campaign == c].sum()
-    columns = (groups.offsets, groups.user, groups.label, groups.probability)
-    assert [a.dtype for a in columns] == [np.int64, np.int32, np.int8, np.float32]
+    columns = (groups.offsets, groups.user, groups.label)
+    assert [a.dtype for a in columns] == [np.int64, np.int32, np.int8]
 
 
 def test_shuffled_examples_do_not_tell_the_label_by_their_order():
@@ -45,9 +41,7 @@ def test_shuffled_examples_do_not_tell_the_label_by_their_order():
     campaign = np.repeat(np.arange(campaigns), size)
     user = np.arange(campaigns * size)
     label = (user % size < size // 4).astype(int)
-    listed = group_by_campaign(
-        campaign, user, label, num_campaigns=campaigns, probability=user / campaigns / size
-    )
+    listed = group_by_campaign(campaign, user, label, num_campaigns=campaigns)
     examples = listed.shuffled()
     np.testing.assert_array_equal(examples.offsets, listed.offsets)
     for c in range(campaigns):
@@ -57,7 +51,6 @@ def test_shuffled_examples_do_not_tell_the_label_by_their_order():
         assert abs(first - second) < 5 * np.sqrt(2 * 0.25 * 0.75 / (size / 2))
     # Columns stay together, campaigns have orders of their own, and calls agree.
     np.testing.assert_array_equal(examples.label, label[examples.user])
-    np.testing.assert_array_equal(examples.probability, listed.probability[examples.user])
     assert not np.array_equal(*(examples.user[examples.of(c)] % size for c in (0, 1)))
     np.testing.assert_array_equal(listed.shuffled().user, examples.user)
 

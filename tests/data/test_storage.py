@@ -17,13 +17,13 @@ SCHEMA = Schema((Field("age"), Field("likes", 3)), (Field("kind"),))
 
 
 def world() -> Dataset:
-    """Three users, two campaigns; stage 1 has true probabilities, stage 2 has none."""
+    """Three users, two campaigns; stage 1 has a user of an audience, stage 2 has none."""
     stage1 = group_by_campaign(
         np.array([1, 0, 1]),
         np.array([2, 1, 0]),
         np.array([1, 0, 0]),
         num_campaigns=2,
-        probability=np.array([0.5, 0.25, 0.125]),
+        audience=np.array([True, False, False]),
     )
     stage2 = group_by_campaign(np.array([0]), np.array([2]), np.array([1]), num_campaigns=2)
     return Dataset(

@@ -102,12 +102,9 @@ def test_a_method_that_diverges_is_named_with_advice(tmp_path, monkeypatch):
 
 def test_what_is_no_method_is_judged_beside_the_methods(tmp_path):
     made = world()
-    stage2 = dataclasses.replace(made.stage2, probability=made.stage2.label / 2 + 0.25)
-    data = Data(
-        dataclasses.replace(made, stage2=stage2),
-        split_of([0, 1], small=[0]),
-        {"activity (no campaign)": -made.stage2.label.astype(float)},
-    )
+    label = made.stage2.label.astype(float)
+    split, scores = split_of([0, 1], small=[0]), {"activity (no campaign)": -label}
+    data = Data(made, split, scores, oracle=label / 2 + 0.25)
     found = run_in(tmp_path, data, [])
     assert list(found) == ["activity (no campaign)", "oracle"]
     assert found["oracle"]["label"] == "oracle (the true probability)"

@@ -106,6 +106,7 @@ def test_without_options_the_world_is_small_and_says_so(tmp_path, monkeypatch, c
         lambda self, *a, **own: built.append(own) or build(self, *a, **own),
     )
     monkeypatch.setattr(tencent, "open_world", open_toy)
+    monkeypatch.setattr(tencent, "oracle", lambda *_: None)
     (tmp_path / "cache").mkdir()
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options)

@@ -104,10 +104,9 @@ def _with_campaigns(data: Dataset, table: Table) -> tuple[Dataset, np.ndarray]:
 
 
 def _rows_of(data: Dataset) -> pl.DataFrame:
-    """All examples: those of `read_examples`, ``probability``, and ``out`` if they are left out."""
+    """All examples: the columns of `read_examples`, and ``out``, whether they are left out."""
     frames = []
     for name, stage in data.stages.items():
-        chance = stage.probability
         frame = pl.DataFrame(
             {
                 "campaign": stage.campaign,
@@ -115,10 +114,8 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
                 "label": np.array(stage.label),
                 "stage": np.full(len(stage.user), 2 if name == "stage2" else 1, np.int8),
                 "audience": stage.in_audience.astype(np.int8),
-                "probability": None if chance is None else np.array(chance),
                 "out": np.full(len(stage.user), name == "left_out"),
-            },
-            schema_overrides={"probability": pl.Float32},
+            }
         )
         frames.append(frame)
     return pl.concat(frames)

@@ -81,7 +81,6 @@ class Examples:
       offsets: (C + 1,) int64; campaign c owns examples ``offsets[c]`` to ``offsets[c + 1]``.
       user: (E,) int32, index of the example's user.
       label: (E,) int8, 1 for a seed (converted) and 0 for a non-seed.
-      probability: (E,) float32, the true conversion probability; None unless simulated.
       audience: (E,) bool, whether the user was in an audience that this system chose; None if no
         example comes from one.
     """
@@ -89,7 +88,6 @@ class Examples:
     offsets: np.ndarray
     user: np.ndarray
     label: np.ndarray
-    probability: np.ndarray | None = None
     audience: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
@@ -119,20 +117,18 @@ class Examples:
 
     def pick(self, kept: np.ndarray) -> Examples:
         """The examples that an (E,) mask keeps, in the same order, or those at these places."""
-        chance, audience = self.probability, self.audience
         return group_by_campaign(
             self.campaign[kept],
             self.user[kept],
             self.label[kept],
             num_campaigns=len(self.counts),
-            probability=None if chance is None else chance[kept],
-            audience=None if audience is None else audience[kept],
+            audience=None if self.audience is None else self.audience[kept],
         )
 
     def with_non_seeds(
         self, campaign: np.ndarray, user: np.ndarray, *, in_audience: bool
     ) -> Examples:
-        """The examples, and non-seeds after those of their campaigns; without probabilities."""
+        """The examples, and non-seeds after those of their campaigns."""
         return group_by_campaign(
             np.concatenate([self.campaign, campaign]),
             np.concatenate([self.user, user]),
@@ -156,7 +152,6 @@ def group_by_campaign(
     label: np.ndarray,
     *,
     num_campaigns: int,
-    probability: np.ndarray | None = None,
     audience: np.ndarray | None = None,
 ) -> Examples:
     """Groups examples by campaign index, and keeps the given order within a campaign."""
@@ -166,7 +161,6 @@ def group_by_campaign(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         user=user[order].astype(np.int32),
         label=label[order].astype(np.int8),
-        probability=None if probability is None else probability[order].astype(np.float32),
         audience=audience[order] if audience is not None and np.any(audience) else None,
     )
 

@@ -3,8 +3,8 @@
     users      a row per user: its id, and a column per field
     campaigns  a row per campaign: its id, and a column per field
     examples   a row per example: campaign id, user id, label (1 converted, 0 did not), and
-               optionally stage (1 to learn from, 2 to judge on), audience (1 if the user was in an
-               audience that this system chose) and probability (the true one, if simulated)
+               optionally stage (1 to learn from, 2 to judge on) and audience (1 if the user was in
+               an audience that this system chose)
 
 Ids are whole numbers or text of up to 64 bytes. If a campaign and a user occur together on several
 rows, the last one counts. Users are read as a stream: once per field for its values, and once to
@@ -199,9 +199,9 @@ def read_examples(
 ) -> pl.DataFrame:
     """Examples in the order of the table: columns campaign, user, label, stage and audience.
 
-    If the table has a column probability, so do they. Campaign and user are indices. Of a campaign
-    and user on several rows, the last one counts, at the place of the first. Rows of users who are
-    not among ``users`` (see `indices`) are left out, with a warning.
+    Campaign and user are indices. Of a campaign and user on several rows, the last one counts, at
+    the place of the first. Rows of users who are not among ``users`` (see `indices`) are left out,
+    with a warning.
 
     Raises:
       InputError: as `prepare`.
@@ -215,10 +215,6 @@ def read_examples(
         number = cell.cast(pl.Float64, strict=False)
         table.check(name, number.is_in([*map(float, allowed)]), f"{allowed[0]} or {allowed[1]}")
         numbers[name] = number.cast(pl.Int8)
-    if "probability" in table.names:
-        chance = pl.col("probability").cast(pl.Float64, strict=False)
-        table.check("probability", chance.is_between(0, 1), "a number from 0 to 1")
-        numbers["probability"] = chance.cast(pl.Float32)
     known, cells = {"campaign": indices(campaign_ids), "user": users}, {}
     for name, column in (("campaign", schema.campaign_id), ("user", schema.user_id)):
         table.check_ids(column)
@@ -254,12 +250,7 @@ def indices(ids: pl.Series | np.ndarray, positions: np.ndarray | None = None) ->
 
 
 def as_examples(frame: pl.DataFrame, num_campaigns: int) -> Examples:
-    """Rows of `read_examples` by campaign; without true probabilities if one is missing."""
+    """Rows of `read_examples` by campaign."""
     columns = {name: frame[name].to_numpy() for name in ("campaign", "user", "label")}
-    chance = frame["probability"] if "probability" in frame.columns and len(frame) else None
-    return group_by_campaign(
-        **columns,
-        num_campaigns=num_campaigns,
-        probability=None if chance is None or chance.has_nulls() else chance.to_numpy(),
-        audience=frame["audience"].to_numpy() == 1,
-    )
+    audience = frame["audience"].to_numpy() == 1
+    return group_by_campaign(**columns, num_campaigns=num_campaigns, audience=audience)

@@ -65,12 +65,14 @@ def read_truth(world: Path) -> tuple[Truth, dict[str, Any]]:
         return Truth(**file), about
 
 
-def true_probability(world: Path, campaign_id: int, user_ids: np.ndarray) -> np.ndarray:
-    """(n,) true probability that each of n users of a world converts for one of its campaigns."""
+def true_probability(
+    world: Path, campaign_ids: int | np.ndarray, user_ids: np.ndarray
+) -> np.ndarray:
+    """(n,) true probability that each of n users of a world converts for a campaign, or for n."""
     truth, _ = read_truth(world)
-    campaign = np.searchsorted(truth.campaign_ids, campaign_id)
+    campaign = np.searchsorted(truth.campaign_ids, campaign_ids)
     user = np.searchsorted(truth.user_ids, user_ids)
-    return truth.probability(user, np.full(len(user), campaign))
+    return truth.probability(user, np.broadcast_to(campaign, user.shape))
 
 
 def show(world: Path, audience: Path | pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
