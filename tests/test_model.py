@@ -50,8 +50,6 @@ def general_of(state, **changed):
         seed=7,
         judgements=(Judged(4, 0.625, 0.5), Judged(8, 0.75, 0.375)),
         held_out=(120, 130),
-        parent="digest of another model",
-        data_digest="digest of the data",
     )
     return replace(general, **changed)
 

@@ -147,8 +147,6 @@ class General:
       held_out: ids of the campaigns that were held out of training to decide when to stop,
         including those of the training that this one continued, unless this one trained on them.
       digest: digest of the folder from which the model was loaded; None if it was not.
-      parent: digest of the model that training continued from; None if there was none on disk.
-      data_digest: digest of the data set's manifest; None if the data was not opened from disk.
       optimizer: the state from which training can continue: ``network`` has the state of the
         network's optimiser, ``table`` the moments of the table (R, k), and ``count`` the number of
         steps. An ensemble has these three per member that takes steps, under its name, and the
@@ -166,8 +164,6 @@ class General:
     judgements: tuple[Judged, ...] = ()
     held_out: tuple[int | str, ...] = ()
     digest: str | None = None
-    parent: str | None = None
-    data_digest: str | None = None
     optimizer: State | None = None
 
 
@@ -213,8 +209,7 @@ MANIFEST = "model.json"
 _OPTIMIZER = "optimizer"  # the subfolder for further training
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 #: Attributes of a general model that are plain data.
-_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out", "parent")
-_PLAIN += ("data_digest",)
+_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out")
 
 
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:

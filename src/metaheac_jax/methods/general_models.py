@@ -242,8 +242,6 @@ def _general(method: Method[Any], run: Run, trained: Trained) -> General:
             Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
         ),
         held_out=(*held, *(key for key in held_before if key not in {*held, *campaigns})),
-        parent=None if start is None else start.digest,
-        data_digest=data.digest,
         optimizer=trained.optimizer,
     )
 
