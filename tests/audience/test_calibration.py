@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from toy import dataset, population
 
-from metaheac_jax.audience.calibration import Calibration, calibrate
+from metaheac_jax.audience.calibration import calibrate, line
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
@@ -23,12 +23,12 @@ def test_no_other_line_is_likelier(seed, base_rate):
     rng = np.random.default_rng(seed)
     labels = np.arange(60) < rng.integers(5, 30)
     scores = 3 * (rng.normal(size=60) + labels) - 2
-    slope, intercept = Calibration(scores, labels).line(base_rate)
+    slope, intercept = line(scores, labels, base_rate)
     seeds, others = labels.sum(), (~labels).sum()
     target = np.where(labels, (seeds + 1) / (seeds + 2), 1 / (others + 2))
 
-    def loss(line):
-        p = expit(max(line[0], 0) * scores + line[1]).clip(1e-300, 1 - 1e-15)
+    def loss(own):
+        p = expit(max(own[0], 0) * scores + own[1]).clip(1e-300, 1 - 1e-15)
         odds = seeds / others * p / base_rate
         is_seed = odds / (1 + odds)
         value = -(target * np.log(is_seed) + (1 - target) * np.log1p(-is_seed)).sum()
@@ -40,8 +40,8 @@ def test_no_other_line_is_likelier(seed, base_rate):
 
 def test_a_better_rank_never_has_a_lower_probability():
     scores, labels = np.arange(40.0), np.arange(40) < 10  # seeds have the lowest scores
-    assert Calibration(scores, labels).line(0.1)[0] == 0
-    assert Calibration(-scores, labels).line(0.1)[0] > 0
+    assert line(scores, labels, 0.1)[0] == 0
+    assert line(-scores, labels, 0.1)[0] > 0
 
 
 def errors(predicted, truth):
@@ -74,13 +74,14 @@ def test_probabilities_are_the_true_ones():
     labels = np.repeat(np.array([1, 0], np.int8), [len(seeds), len(drawn)])
     campaign = replace(DATA.campaign(1), users=np.concatenate([seeds, drawn]), labels=labels)
     general = fixed(score, data=DATA, seen=seen, random_seeds=random_seeds)
-    [scale] = calibrate(general, DATA, [campaign], seed=2)
-    assert random_seeds == [2]
+    rates = converts[others].mean(), campaign.labels.mean()
+    lines = [calibrate(general, DATA, [campaign], [rate], seed=2)[0] for rate in rates]
+    assert random_seeds == [2, 2]
     truth = chance[others] / (2 - chance[others])  # half of the converts are seeds
-    predicted = scale.probability(score(DATA.user_rows[others]), converts[others].mean())
+    scores = score(DATA.user_rows[others])
+    predicted, uncorrected = (expit(slope * scores + intercept) for slope, intercept in lines)
     assert errors(predicted, truth).mean() < 0.02
     assert errors(predicted, truth).max() < 0.05
-    uncorrected = scale.probability(score(DATA.user_rows[others]), campaign.labels.mean())
     assert errors(uncorrected, truth).mean() > 0.1
     # A fifth of the seeds and of the non-seeds was not learned from.
     for label in (0, 1):
@@ -92,10 +93,9 @@ def test_probabilities_are_the_true_ones():
 def test_each_campaign_has_a_calibration_of_its_own():
     general = fixed(lambda users: (users < DATA.num_rows).sum(axis=1).astype(float), data=DATA)
     campaigns = [DATA.campaign(c) for c in (0, 2)]
-    both = calibrate(general, DATA, campaigns)
-    alone = [calibrate(general, DATA, [campaign])[0] for campaign in campaigns]
-    assert [one.line(0.1) for one in both] == [one.line(0.1) for one in alone]
-    assert both[0].line(0.1) != both[1].line(0.1)
+    both = calibrate(general, DATA, campaigns, [0.1, 0.1])
+    assert both == [calibrate(general, DATA, [campaign], [0.1])[0] for campaign in campaigns]
+    assert both[0] != both[1]
 
 
 def test_who_is_held_out_depends_on_the_seed_and_is_in_no_audience():
@@ -103,7 +103,7 @@ def test_who_is_held_out_depends_on_the_seed_and_is_in_no_audience():
     general = fixed(lambda users: np.zeros(len(users)), data=DATA, seen=seen)
     campaign = replace(whole, found=whole.users[: len(whole.users) // 2])
     for seed in (0, 0, 1):
-        calibrate(general, DATA, [campaign], seed=seed)
+        calibrate(general, DATA, [campaign], [0.1], seed=seed)
     first, again, other = (set(kept.users) for kept in seen)
     assert first == again != other
     assert set(campaign.found) < first & other
@@ -123,4 +123,4 @@ def test_campaigns_that_cannot_be_calibrated_are_refused():
         users = np.arange(seeds), np.arange(100, 100 + others)
         campaign = campaign_of(*users, found=np.arange(found), id=7, data=DATA)
         with pytest.raises(InputError, match=words):
-            calibrate(general, DATA, [campaign])
+            calibrate(general, DATA, [campaign], [0.1])

@@ -10,6 +10,7 @@ import pytest
 from fixed_scores import campaign_of, fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from toy import dataset
 
 from metaheac_jax.audience import retrieve
@@ -147,11 +148,10 @@ def test_probabilities_are_calibrated_at_the_rate_of_the_pool():
     campaign = replace(campaign, found=campaign.users[:40])
     options = {"pool": rows.user_ids[:900], "exclude": rows.user_ids[:50], "seed": 4}
     audience = expand(general, rows, campaign, percent=50, probability=True, **options)
-    [scale] = calibrate(general, rows, [campaign], seed=4)
     rate = campaign.num_given_seeds / 900
-    np.testing.assert_allclose(
-        audience["probability"], scale.probability(audience["score"].to_numpy(), rate), rtol=1e-6
-    )
+    [(slope, intercept)] = calibrate(general, rows, [campaign], [rate], seed=4)
+    chances = expit(slope * audience["score"].to_numpy() + intercept)
+    np.testing.assert_allclose(audience["probability"], chances, rtol=1e-6)
     assert len(seen) == 3  # calibrated and customised, and calibrated here
     assert "probability" not in expand(general, rows, campaign, percent=50, **options).columns
     with pytest.raises(InputError, match="more seeds than users in the pool; omit probability"):

@@ -5,13 +5,12 @@ sample of the pool, whose base rate is given. Non-seeds are drawn from the pool,
 would convert: Steinberg and Cardell, "Estimating logistic regression models when the dependent
 variable has no variance", 1992, have the likelihood.
 
-Axes: n held-out examples, P users, G campaigns.
+Axes: n held-out examples, G campaigns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,86 +24,69 @@ from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Turns the scores of a campaign's model into probabilities.
+def line(scores: np.ndarray, labels: np.ndarray, base_rate: float) -> tuple[float, float]:
+    """Slope and intercept of the log-odds of converting, as a linear function of the score.
 
-    Attributes:
+    They maximise the likelihood of the labels. With p the probability of converting, pi the
+    fraction of seeds among the examples and b the base rate, the odds that an example is a seed are
+    ``pi / (1 - pi)`` times ``p / b``. As in Platt's paper, the target of a label is the fraction of
+    seeds in its class after adding one example of each label. Since the odds are bounded, this does
+    not keep the slope finite if the scores separate the labels; one user who does not convert is
+    added as well, in equal parts at the seeds. The slope is not negative, so a better rank never
+    has a lower probability.
+
+    Args:
       scores: (n,) scores of examples that the model has not learned from.
       labels: (n,) 1 for a seed and 0 for a non-seed, a random user of the pool; both occur.
+      base_rate: fraction of the pool that converts, between 0 and 1; the pool has all users but the
+        seeds, and converts are like the seeds.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit, log_expit
 
-    scores: np.ndarray
-    labels: np.ndarray
+    seeds = int((labels == 1).sum())
+    others = len(labels) - seeds
+    shift = np.log(seeds / others) - np.log(base_rate)
+    target = np.where(labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
+    added = (labels == 1) / (seeds + 2)
+    scores = scores.astype(float)
+    centre, spread = scores.mean(), scores.std() or 1.0
+    unit = (scores - centre) / spread
 
-    def probability(self, scores: np.ndarray, base_rate: float) -> np.ndarray:
-        """(P,) probabilities that users with these (P,) scores convert.
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        own = line[0] * unit + line[1]  # log-odds of converting
+        odds = shift + log_expit(own)  # log-odds of being a seed
+        error = (expit(odds) - target) * expit(-own) + added * expit(own)
+        value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
+        return value, np.array([(error * unit).mean(), error.mean()])
 
-        Args:
-          scores: (P,) scores by the campaign's model.
-          base_rate: fraction of the pool that converts, between 0 and 1; the pool has all users but
-            the seeds, and converts are like the seeds.
-        """
-        from scipy.special import expit
-
-        slope, intercept = self.line(base_rate)
-        return expit(slope * scores.astype(float) + intercept)
-
-    def line(self, base_rate: float) -> tuple[float, float]:
-        """Slope and intercept of the log-odds of converting, as a linear function of the score.
-
-        They maximise the likelihood of the labels. With p the probability of converting, pi the
-        fraction of seeds among the examples and b the base rate, the odds that an example is a seed
-        are ``pi / (1 - pi)`` times ``p / b``. As in Platt's paper, the target of a label is the
-        fraction of seeds in its class after adding one example of each label. Since the odds are
-        bounded, this does not keep the slope finite if the scores separate the labels; one user who
-        does not convert is added as well, in equal parts at the seeds. The slope is not negative,
-        so a better rank never has a lower probability.
-        """
-        from scipy.optimize import minimize
-        from scipy.special import expit, log_expit
-
-        seeds = int((self.labels == 1).sum())
-        others = len(self.labels) - seeds
-        shift = np.log(seeds / others) - np.log(base_rate)
-        target = np.where(self.labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
-        added = (self.labels == 1) / (seeds + 2)
-        scores = self.scores.astype(float)
-        centre, spread = scores.mean(), scores.std() or 1.0
-        unit = (scores - centre) / spread
-
-        def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-            own = line[0] * unit + line[1]  # log-odds of converting
-            odds = shift + log_expit(own)  # log-odds of being a seed
-            error = (expit(odds) - target) * expit(-own) + added * expit(own)
-            value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
-            return value, np.array([(error * unit).mean(), error.mean()])
-
-        start = np.array([1.0, 0.0])
-        bounds = [(0, None), (None, None)]
-        options = {"ftol": 1e-15, "gtol": 1e-9}
-        slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
-        slope = slope / spread
-        return float(slope), float(intercept - slope * centre)
+    start = np.array([1.0, 0.0])
+    bounds = [(0, None), (None, None)]
+    options = {"ftol": 1e-15, "gtol": 1e-9}
+    slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
+    slope = slope / spread
+    return float(slope), float(intercept - slope * centre)
 
 
 def calibrate(
     general: General,
     data: Dataset,
     campaigns: Sequence[Campaign],
+    base_rates: Sequence[float],
     *,
     seed: int = 0,
     progress: Progress = silent,
-) -> list[Calibration]:
-    """Calibrates each campaign's scores on a fifth of its seeds and non-seeds.
+) -> list[tuple[float, float]]:
+    """The `line` of each campaign, fitted to a fifth of its seeds and non-seeds.
 
     Users in `Campaign.found` are not held out, since they were chosen by their scores. The general
-    model is customised once more, to the rest, and scores the held-out fifth. The calibration is
-    meant for the scores of the model that is customised to all examples.
+    model is customised once more, to the rest, and scores the held-out fifth. The line is meant for
+    the scores of the model that is customised to all examples.
 
     Args:
       campaigns: G campaigns; their non-seeds outside `Campaign.found` are drawn from the pool at
         random, as `Dataset.new_campaign` draws them.
+      base_rates: (G,) as in `line`.
       seed: random seed for the choice of held-out examples and for customising.
 
     Raises:
@@ -126,6 +108,6 @@ def calibrate(
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
     return [
-        Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
-        for campaign, model, out in zip(campaigns, models, held, strict=True)
+        line(model.score(data.user_rows[own.users[out]]), own.labels[out], rate)
+        for own, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
     ]

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 import polars as pl
+from scipy.special import expit
 
 from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.backend import in_threads, platform
@@ -73,7 +74,7 @@ def expand(
     Returns:
       The audiences in the order of the campaigns, best user first; ties are ordered by ascending
       user id. Columns: campaign_id (null if the campaign has none), rank from 1, user_id, score
-      and, if calibrated, probability (see `calibration.Calibration`). If `Scorer.log_odds`, a score
+      and, if calibrated, probability (see `calibration.line`). If `Scorer.log_odds`, a score
       is the log-odds that a user is a seed and not a non-seed at the ratio of the two in the
       campaign's examples, not in the pool.
 
@@ -86,17 +87,18 @@ def expand(
     able = pool_mask(data, pool)
     given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
     data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
-    scales = []
+    lines = []
     if probability:  # first, since it refuses campaigns with few seeds
-        for own in wanted:
-            if own.num_given_seeds >= able.sum():
+        rates = [own.num_given_seeds / able.sum() for own in wanted]
+        for own, rate in zip(wanted, rates, strict=True):
+            if rate >= 1:
                 raise InputError(f"{own.name}: more seeds than users in the pool; omit probability")
-        scales = calibrate(general, data, wanted, seed=seed, progress=progress)
+        lines = calibrate(general, data, wanted, rates, seed=seed, progress=progress)
     models = customise(general, data, wanted, seed=seed, progress=progress)
     frames = _best(models, data, able & ~data.mask_of(exclude), size, percent, progress=progress)
-    for place, scale in enumerate(scales):
-        rate = wanted[place].num_given_seeds / able.sum()
-        chances = scale.probability(frames[place]["score"].to_numpy(), rate).astype(np.float32)
+    for place, (slope, intercept) in enumerate(lines):
+        log_odds = slope * frames[place]["score"].to_numpy().astype(float) + intercept
+        chances = expit(log_odds).astype(np.float32)
         frames[place] = frames[place].with_columns(probability=chances)
     return pl.concat(frames, how="vertical_relaxed")
 
