@@ -19,7 +19,6 @@ from linear_network import LogisticRegression
 from quadratics import MEMORY, member, quadratic, quadratic_campaigns, with_memory
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import configured, fit
 from metaheac_jax.model import initialise
@@ -213,21 +212,6 @@ def by_method(name):
     return [difference(ours, theirs), float(np.abs(one.optimizer["table"]["mu"]).max())]
 
 
-def refused():
-    """What is said of examples without weights where a device gets no campaign, and of too few."""
-    batch, said = CampaignBatch(*draw(0)), []
-    fewer = batch._replace(own_rows=batch.own_rows[:4])
-    for bad in (
-        batch._replace(support=batch.support._asdict()),
-        fewer[:1] + member(fewer[1:3], slice(4)) + fewer[3:],
-    ):
-        try:
-            placement((8, 1)).place_batch(bad)
-        except ValueError as error:
-            said.append(str(error))
-    return said
-
-
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     folder, *methods = sys.argv[1:]
@@ -237,7 +221,6 @@ if __name__ == "__main__":
         "not finite": not_finite(),
         "mapped": mapped(),
         "replicated": replicated(),
-        "refused": refused(),
         "mlp-pretraining": by_method("mlp-pretraining"),
     }
     print(json.dumps(results))

@@ -80,14 +80,6 @@ def test_a_step_on_parameters_of_a_mesh_is_compiled_once(found):
     assert found["replicated"] == 1
 
 
-@pytest.mark.slow
-def test_a_batch_that_does_not_fit_the_devices_is_refused(found):
-    """A copy of the last campaign would count twice; too few would be divided by too many."""
-    unweighted, too_few = found["refused"]
-    assert "campaigns on 8 places: only a batch with weights can be padded" in unweighted
-    assert "a batch of 4 items; the placement has 5" in too_few
-
-
 def alike(gap, moment):
     """Also the moments of Adam, which does not care how large a gradient is."""
     assert gap <= 1e-6

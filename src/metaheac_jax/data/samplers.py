@@ -17,7 +17,6 @@ from metaheac_jax.data.batches import (
     Batch,
     CampaignBatch,
     ExampleBatch,
-    check_campaigns,
     gather,
     generator,
     stacked,
@@ -50,18 +49,14 @@ class CampaignSampler:
     ) -> None:
         """Args:
         dataset: examples come from its stage 1.
-        campaigns: indices of the training campaigns.
+        campaigns: indices of the training campaigns, see `check_campaigns`.
         seed: determines every draw, together with the step.
         campaigns_per_step: C, drawn without replacement.
         batch_size: B, the number of examples in a support set, and in a query set.
         disjoint: whether support and query share no example (the paper) or are drawn independently
           (the authors' program).
         value_dropout: probability that a value of a user is left out.
-
-        Raises:
-          InputError: as `check_campaigns`.
         """
-        check_campaigns(dataset, campaigns)
         self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
         self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
         self._value_dropout = value_dropout
@@ -130,7 +125,6 @@ class ExampleSampler:
         value_dropout: float = 0.0,
     ) -> None:
         """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
-        check_campaigns(dataset, campaigns)
         self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
         self._campaigns = np.sort(campaigns)
         # (C + 1,) number of examples of the training campaigns before each one.

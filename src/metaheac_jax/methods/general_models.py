@@ -148,12 +148,12 @@ def fit(
     counted = data.campaigns_among([*before, *_ids(data, chosen)])
     counted[held] = False
     data = limited(data, counted)
-    run = Run(data, chosen, seed, directory, hooks, progress, start=start, mesh=mesh)
-    run = replace(run, label=method.label)
+    given = {"start": start, "mesh": mesh, "label": method.label}
+    run = Run(data, chosen, seed, directory, hooks, progress, **given)
     if method.holds_out:
         halves = [halve(data, int(c), seed) for c in held]
         judge = partial(judge_state, method.customise, run, halves)
-        run = replace(run, campaigns=chosen, held_out=held, judge=judge)
+        run = replace(run, held_out=held, judge=judge)
     if len(chosen) < method.min_campaigns:
         raise InputError(
             f"{data.where}: {len(chosen)} training campaigns besides {len(run.held_out)} that are "

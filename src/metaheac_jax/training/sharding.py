@@ -132,25 +132,12 @@ class Placement:
 
         Each process passes the whole batch of the step. One device takes it as it is. A device that
         no item is left for gets padding only.
-
-        Raises:
-          ValueError: the batch has another number of items; or some places are left empty, and the
-            examples are not `Batch`es, whose weights show what is padding.
         """
         if self.mesh.size == 1:
             return batch
         rows, *parts = batch
-        count = len(jax.tree.leaves(parts)[0])
-        if count != self.num_items:
-            raise ValueError(f"a batch of {count} items; the placement has {self.num_items}")
-        places = -(-count // self.mesh.size) * self.mesh.size
-        sides = [part for part in parts if not isinstance(part, np.ndarray)]
-        if places > count and not all(isinstance(side, Batch) for side in sides):
-            raise ValueError(
-                f"{count} campaigns on {places} places: only a batch with weights can be "
-                "padded; take as many campaigns as places, or a multiple"
-            )
-        number = np.arange(places)
+        count = self.num_items
+        number = np.arange(-(-count // self.mesh.size) * self.mesh.size)
 
         def put(spec: Spec, leaf: np.ndarray) -> Array:
             place = self.sharding(spec)
