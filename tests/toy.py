@@ -10,7 +10,8 @@ import numpy as np
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.storage import columns_of
+from metaheac_jax.data.storage import MANIFEST, columns_of, write_columns
+from metaheac_jax.files import new_directory
 from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -89,6 +90,12 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         stage1=stage(per_campaign),
         stage2=stage(pool),
     )
+
+
+def write_dataset(data, target):
+    """Writes a data set that was made in memory, or was changed there."""
+    with new_directory(target, marker=MANIFEST) as folder:
+        write_columns(data, folder)
 
 
 def digest_of(data):

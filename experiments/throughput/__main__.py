@@ -18,7 +18,7 @@ from experiments.throughput.stages import Record, measure
 from experiments.throughput.steps import WAYS
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.samplers import CampaignSampler
-from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.data.storage import open_dataset, write_columns
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import OFFICIAL
@@ -99,8 +99,8 @@ def compiled_figures(options: Options, sizes: Sequence[Size]) -> list[Figures]:
 def at_size(size: Size, options: Options, progress: Progress) -> list[Record]:
     """The records of one size, on synthetic data whose columns are memory-mapped."""
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(synthetic(size), Path(folder) / "data")
-        dataset = open_dataset(Path(folder) / "data")
+        write_columns(synthetic(size), Path(folder))
+        dataset = open_dataset(folder)
         sampler = CampaignSampler(
             dataset,
             np.arange(dataset.num_campaigns),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy import write_dataset
 
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.storage import MANIFEST, open_dataset, write_dataset
+from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, write_dataset
 
 from metaheac_jax import processes
-from metaheac_jax.data.storage import write_dataset
 from metaheac_jax.errors import InputError
 
 FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"

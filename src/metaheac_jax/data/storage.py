@@ -21,7 +21,7 @@ from metaheac_jax.data.campaign import Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import fsync, new_directory
+from metaheac_jax.files import fsync
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import (
@@ -41,21 +41,6 @@ _REMEDY = "prepare the data first, or again"
 _FILE = re.compile(r"(?P<column>.+)-[0-9a-f]{16}\.npy")
 #: A file that is being written; a hidden file is nobody else's.
 _PART = ".part-"
-
-
-def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = silent) -> None:
-    """Writes a dataset to a directory, completely or not at all.
-
-    Args:
-      dataset: what to write.
-      target: a directory; an existing dataset is replaced.
-      progress: receives the number of bytes checksummed.
-
-    Raises:
-      InputError: the target exists and is not a dataset.
-    """
-    with new_directory(Path(target), marker=MANIFEST) as directory:
-        write_columns(dataset, directory, progress=progress)
 
 
 def write_columns(
@@ -139,7 +124,7 @@ def open_dataset(
     truncates one.
 
     Args:
-      directory: a directory written by `write_dataset`.
+      directory: a directory written by `write_columns`.
       verify: also compare the SHA-256 of each file with the manifest, which reads all files; or of
         which, by the name of the column.
       histories: also add the fields of histories, see `data.history`; they are not on disk.
