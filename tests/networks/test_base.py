@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_network import LogisticRegression
 
-from metaheac_jax.networks import MLP, MetaHeac, concatenated, sigmoid_output
+from metaheac_jax.networks import MLP, MetaHeac, sigmoid_output
 
 M, N, K, B = 14, 6, 4, 5
 NETWORKS = {
@@ -53,11 +53,6 @@ def test_the_output_of_one_logit(x64):
     output = sigmoid_output(jnp.array([0.0, 2, -1e4]))
     np.testing.assert_allclose(output.log_p, [np.log(0.5), -np.log1p(np.exp(-2)), -1e4])
     np.testing.assert_allclose(output.log_not_p, [np.log(0.5), -np.log1p(np.exp(2)), 0])
-
-
-def test_concatenated_fields_keep_their_order():
-    fields = jnp.arange(12).reshape(2, 3, 2)
-    np.testing.assert_array_equal(concatenated(fields), jnp.arange(12).reshape(2, 6))
 
 
 def test_mlp_is_layers_over_all_fields_in_their_order(x64):

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from metaheac_jax.table.adam import table_adam
 
@@ -71,13 +69,6 @@ def test_flushed_moments_are_those_of_dense_adam(x64):
     assert new.count == state.count == moments.count == 50
 
 
-def test_a_flushed_table_is_not_moved_by_another_flush(x64):
-    state, _, _ = both(50)
-    once = table_adam(RATE).flush(state)
-    twice = table_adam(RATE).flush(once)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-15), once, twice)
-
-
 def test_gathered_rows_are_up_to_date_and_padding_is_zero(x64):
     state, (dense, (moments, *_)), _ = both(50)
     rows = np.array([45, 3, 20, len(OFTEN), 30])
@@ -129,10 +120,9 @@ def test_tables_whose_numbers_are_too_coarse_for_adam_are_refused(dtype):
 
 
 @pytest.mark.parametrize("scalar", [np.float64, jnp.float64])
-@pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps"])
-def test_options_of_64_bits_leave_a_table_of_32_bits(x64, name, scalar):
+def test_options_of_64_bits_leave_a_table_of_32_bits(x64, scalar):
     options = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
-    ours = table_adam(**options | {name: scalar(options[name])})
+    ours = table_adam(**{name: scalar(value) for name, value in options.items()})
     state, rows = ours.init(jnp.ones((4, 2), jnp.float32)), jnp.array([0, 2])
     local = ours.gather(state, rows)
     moved = ours.move(local, jnp.ones((2, 2), jnp.float32), state.count)
@@ -151,27 +141,3 @@ def test_a_schedule_as_rate_is_refused():
 def test_equals_dense_adam_in_float32():
     state, (dense, _), _ = both(1000, dtype=jnp.float32)
     np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-5)
-
-
-@pytest.mark.slow
-@settings(max_examples=10)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
-def test_flushing_in_between_changes_nothing(gaps):
-    with jax.enable_x64(True):
-        ours = table_adam(RATE)
-        flush = jax.jit(ours.flush)
-
-        @jax.jit
-        def step(state, rows, gradient):
-            local = ours.gather(state, rows)
-            return ours.scatter(state, rows, local, ours.move(local, gradient, state.count))
-
-        once = often = ours.init(jnp.ones((1, 2)))
-        rows, none = jnp.array([0]), jnp.array([1])
-        for gap in gaps:
-            gradient = jnp.full((1, 2), float(gap))
-            once, often = step(once, rows, gradient), step(often, rows, gradient)
-            for _ in range(gap):
-                once = step(once, none, jnp.zeros((1, 2)))
-                often = flush(step(often, none, jnp.zeros((1, 2))))
-        np.testing.assert_allclose(ours.flush(once).table, often.table, rtol=0, atol=1e-8)

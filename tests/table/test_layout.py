@@ -44,10 +44,6 @@ def test_small_fields_end_at_the_first_that_is_not_small():
     assert of(SMALL + 1, 2).small_fields == ()
 
 
-def test_small_campaign_fields_do_not_count():
-    assert of(2, 4).small_fields == (2, 4)
-
-
 def test_layouts_of_equal_fields_are_equal():
     """They are keys of compiled programs."""
     assert of(2, 7, slots=3) == of(2, 7, slots=3)

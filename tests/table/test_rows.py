@@ -1,22 +1,14 @@
 """Row-local access: ids are renumbered without loss; row-local gradients equal whole-table ones."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny_table import LAYOUT, NETWORK, ROWS, localised, support_and_query, weights
 
 from metaheac_jax.backend import in_threads
-from metaheac_jax.data.batches import stacked, unstacked
 from metaheac_jax.table.rows import RowIndex, select_rows
-from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
-
-LOSS = build_loss(NETWORK, LAYOUT)
 
 
 @given(
@@ -58,61 +50,11 @@ def test_more_rows_than_room_is_refused():
         index.renumber(index.distinct(ids), 4, ids)
 
 
-def test_small_rows_keep_their_numbers():
-    index = RowIndex(20, 3)
-    ids = np.array([[1, 7, 20], [12, 7, 7]])
-    found = index.distinct(ids)
-    np.testing.assert_array_equal(found, [0, 1, 2, 7, 12])
-    np.testing.assert_array_equal(index.renumber(found, 6, ids)[1], [[1, 3, 6], [4, 3, 3]])
-
-
 def test_rows_are_selected_whatever_pads_them():
     table = np.arange(1.0, 7).reshape(3, 2)
     selected = select_rows({"network": "kept", "table": jax.numpy.asarray(table)}, np.array([2, 3]))
     assert selected["network"] == "kept"
     np.testing.assert_array_equal(selected["table"][:1], [[5, 6]])
-
-
-@pytest.mark.slow
-def test_each_campaign_on_its_own_rows_equals_all_on_the_steps_rows(x64):
-    network, table = weights()
-    rows, (support, query) = localised(ROWS + 4, *support_and_query())
-    params = {"network": network, "table": table.at[rows].get(mode="fill", fill_value=0)}
-    options = {"inner_learning_rate": 0.5, "campaigns_per_chunk": 3}
-    shared, _ = jax.jit(build_meta_gradient(LOSS, **options))(params, support, query)
-
-    index, own, both = RowIndex(len(rows)), [], []
-    for ids in zip(unstacked(support.ids), unstacked(query.ids), strict=True):
-        found, local = index.renumber(index.distinct(ids), 50, ids)
-        own.append(found)
-        both.append(local)
-    support_ids, query_ids = map(stacked, zip(*both, strict=True))
-    ours, _ = jax.jit(build_meta_gradient(LOSS, select=select_rows, **options))(
-        params, support._replace(ids=support_ids), query._replace(ids=query_ids), np.stack(own)
-    )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), ours, shared)
-
-
-def test_meta_gradient_row_local_equals_whole_table(x64):
-    network, table = weights()
-    sides = support_and_query()
-    # One program for both: a step's rows are padded to as many as the table has.
-    gradient = jax.jit(build_meta_gradient(LOSS, inner_learning_rate=0.5, inner_steps=2))
-    whole, whole_info = gradient({"network": network, "table": table}, *sides)
-    rows, local = localised(ROWS, *sides)
-    values = table.at[rows].get(mode="fill", fill_value=0)
-    ours, info = gradient({"network": network, "table": values}, *local)
-    used = rows < ROWS
-    np.testing.assert_allclose(ours["table"][used], whole["table"][rows[used]], rtol=0, atol=1e-10)
-    np.testing.assert_array_equal(ours["table"][~used], 0)
-    others = np.setdiff1d(np.arange(ROWS), rows)
-    assert len(others)
-    np.testing.assert_array_equal(whole["table"][others], 0)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=0, atol=1e-10),
-        (ours["network"], info),
-        (whole["network"], whole_info),
-    )
 
 
 def test_threads_share_an_index():

@@ -118,40 +118,6 @@ def test_a_record_has_the_mean_loss_and_the_speed_since_the_last_one(monkeypatch
     assert [own["steps_per_second"] for own in found] == [2, 1, 1]
 
 
-@pytest.mark.slow
-def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
-    class CutOff(Exception):
-        pass
-
-    def cut(number):
-        if number == 25:
-            raise CutOff
-        return sampler_(number)
-
-    sampler_, records = sampler(), []
-    options = {"num_steps": 40, "save": {"seconds": 0}, "log_every": 10, "hooks": [records.append]}
-    whole, _ = trained(step(), start(), sampler_, folder=tmp_path / "whole", **options)
-    with pytest.raises(CutOff):
-        trained(step(), start(), cut, folder=tmp_path / "cut", **options)
-    before = records[-1]
-    resumed, _ = trained(step(), start(), sampler_, folder=tmp_path / "cut", **options)
-    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-    begun, *later = records[records.index(before) + 1 :]
-    assert (begun["step"], begun["resumed"]) == (20, True)
-    assert [record["step"] for record in later] == [30, 40]
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
-    def broken(state, number):
-        return state, lost(jnp.where(number == 33, jnp.nan, 1.0))
-
-    options = {"num_steps": 100, "name": "toy", "save": {"seconds": 0}, "log_every": 10}
-    with pytest.raises(Diverged, match="toy: step 34: the loss is nan"):
-        trained(stepping(broken), jnp.zeros(3), number, folder=tmp_path / "c", **options)
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.latest == 30
-
-
 class Noted:
     """In place of checkpoints: the steps that are saved."""
 
@@ -222,9 +188,15 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(bad, array):
     assert next(name for name, finite in named_leaves(info.finite).items() if not finite) == array
 
 
-def test_a_step_that_is_not_finite_is_named_and_nothing_after_it_is_judged_or_saved(tmp_path):
+@pytest.mark.parametrize(
+    ("bad", "array"),
+    [({"network": np.nan}, "gradient/network is not finite"), ({"added": np.nan}, "loss is nan")],
+)
+def test_a_step_that_is_not_finite_is_named_and_nothing_after_it_is_judged_or_saved(
+    tmp_path, bad, array
+):
     def draw(number):
-        return rows_and_factors(network=np.nan if number == 13 else float(number))
+        return rows_and_factors(**{"network": float(number)} | (bad if number == 13 else {}))
 
     def judge(state):
         judged.append(int(state.table.count))
@@ -232,7 +204,7 @@ def test_a_step_that_is_not_finite_is_named_and_nothing_after_it_is_judged_or_sa
 
     judged, options = [], {"num_steps": 20, "name": "toy", "log_every": 10, "save": {"seconds": 0}}
     options |= {"judge": judge, "early_stop": EarlyStop(5, 9), "folder": tmp_path / "c"}
-    told = "toy: step 14: the gradient/network is not finite; lower the learning rates"
+    told = f"toy: step 14: the {array}; lower the learning rates"
     with pytest.raises(Diverged, match=told):
         trained(checked(), whole(), draw, **options)
     assert judged == [5, 10]
@@ -294,7 +266,9 @@ def test_training_ends_after_both_patiences(patience, patience_steps, last):
 def test_early_stopping_survives_an_interruption(tmp_path, cut):
     with pytest.raises(KeyboardInterrupt):
         count_to(tmp_path / "c", 3, cut=cut)
-    state, judged = count_to(tmp_path / "c", 3)
+    told = []
+    state, judged = count_to(tmp_path / "c", 3, hook=told.append)
+    assert (told[0]["step"], told[0]["resumed"]) == (max(cut // 3 * 3, cut // 4 * 4), True)
     whole, judgements = count_to(None, 3)
     assert int(state) == int(whole) == 6
     np.testing.assert_array_equal(judged, judgements)

@@ -13,15 +13,14 @@ from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("chunk", ["all", np.int64(2)])
-def test_meta_gradient_of_quadratic_campaigns(x64, steps, remat, chunk):
+def test_meta_gradient_of_quadratic_campaigns(x64, steps, remat):
     w, support, query = quadratic_campaigns(4)
     gradient = build_meta_gradient(
         quadratic,
         inner_learning_rate=ALPHA,
         inner_steps=steps,
         remat=remat,
-        campaigns_per_chunk=chunk,
+        campaigns_per_chunk=np.int64(2),
         reduction="sum",
     )
     ours, info = jax.jit(gradient)(w, support, query)
@@ -83,17 +82,6 @@ def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
     ours, info = gradient(jnp.asarray(3.0), jnp.zeros((4, 0)), query)
     assert ours == 2 * 3 * query.sum()
     np.testing.assert_array_equal(info.support_loss, [0] * 4)
-
-
-def test_first_order_leaves_out_exactly_the_hessian_factor(x64):
-    w, support, query = quadratic_campaigns(1)
-    (A, a), (B, b) = member((support, query), 0)
-    ours, _ = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, first_order=True)(
-        w, support, query
-    )
-    adapted = w - ALPHA * A @ (w - a)
-    np.testing.assert_allclose(ours, B @ (adapted - b), rtol=1e-12)
-    assert np.abs(ours - signature(w, (A, a), (B, b))).max() > 0.1
 
 
 def test_a_campaign_adapts_the_part_that_is_selected(x64):
@@ -247,21 +235,6 @@ def test_support_and_query_of_different_campaigns_are_refused(counts, chunk):
     gradient = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, campaigns_per_chunk=chunk)
     with pytest.raises(ValueError, match=r"the same leading axis of 1 or more campaigns, got"):
         gradient(w, support, query)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"inner_steps": -1}, "inner_steps"),
-        ({"campaigns_per_chunk": 0}, "campaigns_per_chunk"),
-        ({"campaigns_per_chunk": "some"}, "campaigns_per_chunk"),
-        ({"campaigns_per_chunk": None}, "campaigns_per_chunk"),
-        ({"reduction": "max"}, "reduction"),
-    ],
-)
-def test_options_out_of_range_are_refused_at_once(options, named):
-    with pytest.raises(ValueError, match=named):
-        build_meta_gradient(quadratic, inner_learning_rate=ALPHA, **options)
 
 
 def test_a_chunk_that_does_not_divide_the_campaigns_is_refused():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec as P
 from quadratics import (
     ALPHA,
     MEMORY,
@@ -21,7 +20,6 @@ from quadratics import (
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
-from metaheac_jax.training.sharding import device_mesh
 
 DESCENT = {"inner_learning_rate": ALPHA, "reduction": "sum"}
 close = partial(np.testing.assert_allclose, rtol=1e-10)
@@ -84,22 +82,6 @@ def test_a_state_goes_through_the_steps_and_is_averaged_over_campaigns(x64, chun
     for axis in np.eye(4) * 1e-5:
         slope = (by_hand(w + axis, support, query)[0] - by_hand(w - axis, support, query)[0]) / 2e-5
         np.testing.assert_allclose(ours @ axis, slope * 1e-5, rtol=1e-7)
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_state_goes_through_the_steps_within_a_users_shard_map(x64, steps):
-    """The state is the same on all devices, and what the steps make of it is not."""
-    w, *sides = quadratic_campaigns(3)
-    options = {"has_state": True, "has_aux": True, "inner_steps": steps} | DESCENT
-    gradient = build_meta_gradient(with_memory, **options)
-
-    def state_and_gradient(w, *sides):
-        ours, info = gradient(w, *sides, model_state=MEMORY)
-        return jax.tree.map(lambda leaf: leaf[None], info.model_state), ours
-
-    specs = {"in_specs": (P(), P("campaign"), P("campaign")), "out_specs": (P("campaign"), P())}
-    mapped = jax.shard_map(state_and_gradient, mesh=device_mesh(), **specs)
-    jax.tree.map(close, jax.jit(mapped)(w, *sides), jax.jit(state_and_gradient)(w, *sides))
 
 
 def test_first_order_takes_the_state_for_a_constant(x64):
@@ -275,11 +257,17 @@ STRONG = Implicit(1.0)
         ({"step_weights": [1.0, 2.0]}, r"one weight per inner step, shape \(1,\), got \(2,\)"),
         ({"step_weights": [], "inner_steps": 0}, "step_weights needs one weight per inner"),
         ({"inner_steps": 1.5}, r"inner_steps must be 0, 1, 2, ..., got 1\.5"),
+        ({"inner_steps": -1}, "inner_steps"),
+        ({"campaigns_per_chunk": 0}, "campaigns_per_chunk"),
+        ({"campaigns_per_chunk": "some"}, "campaigns_per_chunk"),
+        ({"reduction": "max"}, "reduction"),
+        ({"inner_learning_rate": None}, "give either inner_learning_rate or inner_optimizer"),
+        ({"inner_optimizer": optax.sgd(ALPHA)}, "give either inner_learning_rate or"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_at_once(options, line):
     with pytest.raises(ValueError, match=line) as refused:
-        build_meta_gradient(quadratic, inner_learning_rate=ALPHA, **options)
+        build_meta_gradient(quadratic, **{"inner_learning_rate": ALPHA} | options)
     assert "\n" not in str(refused.value)
 
 

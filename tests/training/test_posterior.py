@@ -61,13 +61,6 @@ def test_a_mode_is_exact():
     np.testing.assert_allclose(mode, reference(examples, *prior)[0], atol=1e-8)
 
 
-def test_the_mode_without_information_is_that_of_the_prior():
-    prior = Gaussian(np.arange(4.0), np.diag([1.0, 2, 3, 4]))
-    label = (np.arange(30) < 15).astype(np.float32)
-    mode = posterior_mode(Examples(np.zeros((30, 4), np.float32), label), prior)
-    np.testing.assert_allclose(mode, [0, 1, 2, 3, 0], atol=1e-9)
-
-
 def test_far_log_odds_and_a_single_label_have_a_mode():
     x = np.full((40, 4), 100, np.float32)
     for label in (np.zeros(40, np.float32), np.ones(40, np.float32)):
@@ -84,13 +77,6 @@ def test_em_finds_the_same_prior_as_exact_rounds():
     np.testing.assert_allclose(learned.prior.covariance, covariance, atol=1e-6)
     modes = [reference(own, *learned.prior)[0][:4] for own in made]
     np.testing.assert_allclose(learned.modes, modes, atol=1e-6)
-
-
-def test_the_distribution_of_weights_is_found():
-    mean, root, made = campaigns(300, examples=(300, 400))
-    learned = learn_prior(made, GROUPS, strength=1, passes=10)
-    np.testing.assert_allclose(learned.prior.mean, mean, atol=0.15)
-    np.testing.assert_allclose(learned.prior.covariance, root @ root.T, atol=0.3)
 
 
 @pytest.mark.parametrize("strength", [1e-3, 1e9])

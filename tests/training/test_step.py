@@ -46,15 +46,6 @@ def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), ours, params)
 
 
-def test_a_plain_gradient_is_that_of_the_batch_and_reports_its_loss(x64):
-    network, table = weights()
-    params, batch = {"network": network, "table": table}, unstacked(support_and_query()[0])[0]
-    grads, info = jax.jit(plain_gradient(LOSS))(params, batch)
-    np.testing.assert_allclose(info.loss, jax.jit(LOSS)(params, batch), rtol=1e-12)
-    expected = jax.jit(jax.grad(LOSS))(params, batch)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), grads, expected)
-
-
 @pytest.mark.parametrize("committed", ["network", "table", "both", "none", "none, numpy"])
 def test_a_step_is_compiled_once_wherever_the_parameters_are_put(committed):
     """Parameters that ``jax.device_put`` has put on a device, as those of a restored checkpoint."""
