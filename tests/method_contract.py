@@ -8,6 +8,7 @@ import pytest
 from toy import dataset, tiny, with_shares
 
 import metaheac_jax as mh
+from metaheac_jax.customising.score import joint_program
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.methods.general_models import steps_of
@@ -102,6 +103,12 @@ class MethodContract:
         found = self.scores_of(general, campaigns=(5, 2))
         np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-5)
 
+    def test_campaigns_are_scored_together_as_alone(self, general):
+        models = mh.customise(general, DATA, [DATA.campaign(c) for c in (5, 2)], seed=3)
+        if (program := joint_program([model.scorer for model in models])) is not None:
+            alone = np.stack([model.score(DATA.user_rows) for model in models], axis=1)
+            np.testing.assert_allclose(program(DATA.user_rows), alone, rtol=1e-4, atol=1e-5)
+
     def test_data_of_another_schema_are_refused(self, general):
         schema = Schema(DATA.schema.user, DATA.schema.campaign[::-1])
         data = replace(DATA, schema=schema)
@@ -112,7 +119,3 @@ class MethodContract:
         campaign = DATA.campaign(5)
         with pytest.raises(InputError, match="campaign 150: expected users"):
             mh.customise(general, DATA, [campaign.pick(campaign.labels > 1)])
-
-    def test_a_setting_that_it_does_not_have_is_refused(self, method):
-        with pytest.raises(InputError, match="settings: no 'wdth'"):
-            method.changed(wdth=3)

@@ -9,14 +9,12 @@ import numpy as np
 import optax
 import pytest
 from linear_network import LogisticRegression
-from toy import dataset, pool
+from toy import dataset
 
-from metaheac_jax.customising import customiser as module
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import Diverged
-from metaheac_jax.model import AdaptedWeights, Weights, initialise
+from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
@@ -82,15 +80,6 @@ def test_campaigns_do_not_leak_into_each_other(customise):
 
 def test_no_campaigns_give_no_models(customise):
     assert customise(GENERAL, []) == []
-
-
-def test_the_pool_cannot_change_a_model():
-    """Rows that a campaign's examples do not touch keep their general values."""
-    examples = campaign(0, 40)
-    (model,) = Customiser(NETWORK, LAYOUT)(GENERAL, [examples])
-    untouched = np.setdiff1d(np.arange(ROWS), np.append(examples.ids.user, examples.ids.campaign))
-    assert len(untouched)
-    np.testing.assert_array_equal(whole(model)[1][untouched], GENERAL.table[untouched])
 
 
 @pytest.mark.parametrize("count", [1, 3])  # one by one, and two at a time
@@ -178,48 +167,6 @@ def test_the_largest_campaigns_come_first_and_models_keep_their_order(customise)
     for model, batch in zip(models, examples, strict=True):
         touched = np.union1d(batch.ids.user, batch.ids.campaign)
         np.testing.assert_array_equal(model.rows[model.rows < ROWS], touched[touched < ROWS])
-
-
-def test_an_error_in_one_campaign_reaches_the_caller(monkeypatch):
-    def failing(label, *rest):
-        if len(label) == 39:
-            raise ArithmeticError("in a thread")
-        return hold_out(label, *rest)
-
-    hold_out = module.hold_out
-    monkeypatch.setattr(module, "hold_out", failing)
-    with pytest.raises(ArithmeticError, match="in a thread"):
-        Customiser(NETWORK, LAYOUT)(GENERAL, [campaign(c, 40 - c) for c in range(3)])
-
-
-def test_stops_when_the_held_out_loss_stops_falling():
-    general = zero_regression()
-    # A rate so high that it overshoots soon.
-    customise = partial(Customiser(REGRESSION, LAYOUT, batch_size=64), learning_rate=0.3)
-    steps, step = [], customise.func._steps.adapt
-
-    def counted(*arguments):
-        steps.append(1)
-        return step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(customise.func._steps, "adapt", counted)
-        (stopped,) = customise(general, [campaign(0)], epochs=200, patience=2)
-    # Without the tenth that is held out, 270 examples are 5 minibatches.
-    epochs, more = divmod(len(steps), 5)
-    assert more == 0
-    assert 2 < epochs < 200
-
-    def pool_loss(model):
-        users, labels = pool(DATA, 0)
-        score = AdaptedScorer(REGRESSION, LAYOUT, general, model, DATA.campaign_rows[0])
-        odds = score(users).astype(float)
-        return np.mean(np.logaddexp(0, odds) - labels * odds)
-
-    (through,) = customise(general, [campaign(0)], epochs=200)
-    assert pool_loss(stopped) < pool_loss(through)
-    unadapted = AdaptedWeights({}, np.empty(0, np.int32), general.table[:0])
-    assert pool_loss(stopped) < pool_loss(unadapted)
 
 
 def test_a_general_model_that_adapting_harms_is_kept():

@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from metaheac_jax.customising.customiser import localise, minibatches
-from metaheac_jax.customising.sizes import GrowingSize, usual_size
+from metaheac_jax.customising.customiser import minibatches
+from metaheac_jax.customising.sizes import GrowingSize
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.table.layout import Ids
-from metaheac_jax.table.rows import RowIndex
 
 PAD = 99
 
@@ -35,19 +34,6 @@ def test_no_examples_make_no_minibatch():
     assert not list(minibatches(examples(10, 5), np.empty(0, int), 2, PAD))
 
 
-def test_few_sizes_of_a_minibatchs_table():
-    """Each compiles a step: a smaller need takes what is there, a larger one makes room anew."""
-    index, size, sizes = RowIndex(9000), GrowingSize(1024), []
-    for touched in (1900, 300, 2040, 4000, 20):
-        user = np.resize(np.arange(touched), (512, 8)).astype(np.int32)
-        ids = Ids(user, np.full(2, 8999, np.int32))
-        rows, local = localise(index, Batch(ids, *np.ones((2, 512))), size)
-        sizes.append(len(rows))
-        np.testing.assert_array_equal(rows[local.ids.user], user)
-        np.testing.assert_array_equal(rows[local.ids.campaign], 8999)
-    assert sizes == [2048, 2048, 2048, 5120, 5120]
-
-
 class Slow(int):
     """Whose comparison lets another thread run before its outcome is acted on."""
 
@@ -62,8 +48,3 @@ def test_two_campaigns_that_begin_make_room_once():
     size = GrowingSize(1024)
     with ThreadPoolExecutor(2) as threads:
         assert len(set(threads.map(size.holding, (Slow(2040), Slow(1900))))) == 1
-
-
-def test_a_usual_size_is_a_power_of_two_that_holds_the_rows():
-    sizes = [usual_size(count) for count in (0, 1, 4096, 4097, 8192, 8193)]
-    assert sizes == [4096, 4096, 4096, 8192, 8192, 16384]

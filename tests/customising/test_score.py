@@ -1,20 +1,16 @@
 """Scores of a pool: the network's log-odds, a chunk at a time; wrong ids are refused."""
 
 import threading
-import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from linear_network import LogisticRegression
-from toy import dataset, pool
+from toy import dataset
 
-from metaheac_jax.backend import at_a_time
 from metaheac_jax.customising import score as module
-from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import (
     AdaptedScorer,
     SumScorer,
@@ -22,12 +18,9 @@ from metaheac_jax.customising.score import (
     joint_program,
     over_users,
 )
-from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
-from metaheac_jax.model import AdaptedWeights, FunctionScorer, Weights, initialise
-from metaheac_jax.networks import MLP
-from metaheac_jax.ranking import auc
+from metaheac_jax.model import AdaptedWeights, FunctionScorer, Weights
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset()
@@ -48,33 +41,6 @@ def scorer_of(weights=WEIGHTS, adapted=NONE, campaign=DATA.campaign_rows[2], len
 def own_rows(*rows, value=-99.0):
     values = jnp.full((len(rows), 1), value)
     return AdaptedWeights({"params": {}}, np.array(rows, np.int32), values)
-
-
-def test_scores_are_the_networks_log_odds(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 16)
-    network = MLP(widths=(6, 6))
-    weights = initialise(network, jax.random.key(0), LAYOUT, num_rows=ROWS, width=4)
-    users, campaign = DATA.user_rows[:50], DATA.campaign_rows[2]
-    inputs = jax.jit(LAYOUT.inputs)(weights.table, Ids(users, campaign))
-    output = jax.jit(network.apply)(weights.network, *inputs)
-    scores = AdaptedScorer(network, LAYOUT, weights, NONE, campaign)(users)
-    np.testing.assert_allclose(scores, output.log_p - output.log_not_p, atol=1e-5)
-    assert scores.dtype == np.float32
-
-
-def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign(monkeypatch):
-    users, labels = pool(DATA, 3)
-    zero = WEIGHTS._replace(table=jnp.zeros((ROWS, 1)))
-    examples = campaign_examples(DATA, DATA.campaign(3))
-    (model,) = Customiser(REGRESSION, LAYOUT)(zero, [examples], learning_rate=0.02, epochs=60)
-    score, each = scorer_of(zero, model, DATA.campaign_rows[3]), []
-    for chunk in (7, 512):
-        monkeypatch.setattr(module, "CHUNK", chunk)
-        each.append(score(users))
-    np.testing.assert_allclose(*each, rtol=1e-5)
-    assert each[0].shape == (200,)
-    assert auc(each[0], labels) > 0.65
-    assert score(users[:0]).size == 0
 
 
 @pytest.mark.parametrize("lengthened", [False, True])
@@ -184,19 +150,3 @@ def test_two_chunks_are_under_way_at_a_time(monkeypatch):
 
     users = np.arange(8)[:, None]
     np.testing.assert_array_equal(over_users(function, users, 1, 9), users)
-
-
-def test_a_chunk_that_fails_keeps_others_from_beginning(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 1)
-    begun = []
-
-    def function(users):
-        begun.append(users[0])
-        if users[0] == 0:
-            raise ValueError("broken")
-        time.sleep(0.01)
-        return users
-
-    with pytest.raises(ValueError, match="broken"):
-        over_users(function, np.arange(1000)[:, None], 1, 1000)
-    assert len(begun) <= 1 + 2 * at_a_time()

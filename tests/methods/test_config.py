@@ -71,18 +71,14 @@ def test_plain_data_keep_a_config(name):
         ("metaheac", {"width": 0}),
         ("metaheac", {"width": 4.5}),
         ("metaheac", {"width": "16"}),
-        ("metaheac", {"offline_epochs": -1}),
         ("metaheac", {"online_patience": 0}),
         ("metaheac", {"outer_learning_rate": float("inf")}),
-        ("metaheac", {"online_learning_rate": -1}),
-        ("metaheac", {"inner_learning_rate": float("nan")}),
         ("metaheac", {"weight_decay": True}),
         ("metaheac", {"value_dropout": 1.0}),
         ("metaheac", {"reduction": "max"}),
         ("metaheac", {"disjoint": 1}),
         ("solved-head", {"width": 1}),  # one column has the value weights
         ("solved-head", {"penalty": 0.0}),  # a regression may have no minimum
-        ("lr", {"penalty": 0}),
     ],
 )
 def test_a_value_out_of_range_is_refused(method, change):
@@ -97,7 +93,6 @@ def test_a_value_out_of_range_is_refused(method, change):
         ("metaheac", "wdth", "width"),
         ("lr", "penalti", "penalty"),
         ("ensemble", "value_dropuot", "head.value_dropout"),
-        ("ensemble", "lr.width", "head.width"),
     ],
 )
 def test_an_unknown_name_lists_close_ones(method, name, near):

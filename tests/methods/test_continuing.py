@@ -89,17 +89,6 @@ def test_an_epoch_and_another_are_two(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_growth_alone_changes_no_score():
-    data, more = grown()
-    general = fit(data, own("mlp-pretraining", 1), seed=4)
-    still = fit(data, own("mlp-pretraining", 0), seed=4, start=general)
-    close(still.state, general.state, 1e-7)
-    larger = fit(more, own("mlp-pretraining", 0), seed=4, start=general)
-    assert larger.vocabulary is more.vocabulary
-    np.testing.assert_allclose(scores(larger, more), scores(general, data), rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
 def test_values_keep_their_embeddings_and_moments_and_new_ones_begin():
     data, more = grown()
     general = fit(data, own("mlp-pretraining", 1, list_lengths=False), seed=4)

@@ -272,14 +272,6 @@ def test_patience_and_seed_reach_the_online_stage():
     assert (one != other).any()
 
 
-def test_rows_and_campaigns_of_early_steps_are_not_all_in_the_last_one():
-    """Else the test above would not notice that such rows are behind."""
-    batches = list(meta_batches(0))
-    touched = [{*np.ravel(users), *np.ravel(fields)} for (users, fields, *_), *_ in batches]
-    assert len((touched[0] | touched[1]) - touched[2]) > 10
-    assert len({tuple(np.sort(fields.ravel())) for (_, fields, *_), *_ in batches}) == 3
-
-
 @pytest.mark.slow
 def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
     # One minibatch holds all examples, so three epochs are three steps on their mean loss.

@@ -19,7 +19,6 @@ from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.solved_heads import compiled_solver
 from metaheac_jax.model import FunctionScorer
 from metaheac_jax.networks import MLP
-from metaheac_jax.schema import Vocabulary
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import device_mesh
 
@@ -79,34 +78,6 @@ def test_campaigns_are_customised_in_the_order_given():
     assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
 
 
-def test_every_name_of_the_door_is_there():
-    assert all(hasattr(mh, name) for name in mh.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'expander'"):
-        mh.expander  # noqa: B018
-
-
-def grown(data):
-    """The data with two values more, of which one is a campaign's."""
-    gender, *others, category = data.vocabulary.values
-    vocabulary = Vocabulary((np.append(gender, 9), *others, np.append(-4, category)))
-    lookup = vocabulary.rows_of(data.vocabulary)
-    rows = {name: lookup[getattr(data, name)] for name in ("user_rows", "campaign_rows")}
-    return replace(data, vocabulary=vocabulary, **rows)
-
-
-@pytest.mark.parametrize("name", ["lr", "mlp-pretraining"])
-def test_a_model_scores_data_that_has_grown_as_before(name):
-    more = grown(DATA)
-    assert (more.campaign_rows != DATA.campaign_rows).any()
-    general = mh.fit(DATA, tiny(name))
-    before, after = (
-        model.score(data.encoded_for(general.schema, general.vocabulary).user_rows[:])
-        for data in (DATA, more)
-        for model in mh.customise(general, data, [data.campaign(2)])
-    )
-    np.testing.assert_array_equal(before, after)
-
-
 # What is refused --------------------------------------------------------------------------------
 
 
@@ -144,13 +115,6 @@ def test_a_general_model_of_another_method_or_network_is_refused(general):
         mh.customise(general, DATA, [DATA.campaign(0)], method=configured("metaheac"))
     with pytest.raises(InputError, match="was trained with width 16, the method has 4"):
         mh.customise(general, DATA, [DATA.campaign(0)], method=noting(width=4))
-
-
-@pytest.mark.parametrize("chosen", [[], [6], [-1], [1, 1], [0.0, 1.0], [True, False], [[0, 1]], 0])
-def test_campaigns_that_are_no_indices_are_refused(chosen):
-    said = "toy: campaigns: expected one or more distinct indices from 0 to 5"
-    with pytest.raises(InputError, match=said):
-        mh.fit(DATA, noting(), campaigns=chosen)
 
 
 def test_fewer_campaigns_than_a_step_takes_are_refused():

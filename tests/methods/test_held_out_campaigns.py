@@ -178,11 +178,7 @@ def test_without_patience_every_campaign_is_trained_on():
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_a_campaign_that_cannot_be_halved_is_named(kind):
-    label = DATA.stage1.label.copy()
-    of = DATA.stage1.of(2)
-    label[of] = 1 - kind
-    label[of.start] = kind
-    data = replace(DATA, stage1=replace(DATA.stage1, label=label))
+    data = with_few(kind, 1, [2])
     with pytest.raises(InputError, match=r"campaign 120: has \d+ seeds and \d+ non-seeds; a held"):
         halve(data, 2, 0)
     halve(data, 3, 0)

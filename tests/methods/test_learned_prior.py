@@ -8,7 +8,6 @@ from scipy.special import expit
 from toy import aucs, dataset
 
 import metaheac_jax as mh
-from metaheac_jax.customising.score import joint_program
 from metaheac_jax.methods import Run, configured
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
@@ -37,15 +36,6 @@ def test_few_seeds_suffice_where_campaigns_have_tastes_in_common(general):
         for of in (general, alone)
     )
     assert found > regression + 0.03
-
-
-def test_many_campaigns_are_scored_together_as_alone(general):
-    models = mh.customise(general, DATA, [DATA.campaign(c) for c in NEW])
-    scorers = [model.scorer for model in models]
-    assert len({scorer.group for scorer in scorers}) == 1
-    together = joint_program(scorers)(DATA.user_rows).T
-    for own, model in zip(together, models, strict=True):
-        np.testing.assert_allclose(own, model.score(DATA.user_rows), rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_the_best_on_held_out_campaigns(monkeypatch):

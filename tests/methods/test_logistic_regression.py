@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.customising.score import groups
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import configured, customise, fit
@@ -50,17 +49,6 @@ def test_with_list_lengths_they_are_values():
     assert np.abs(without.score(TOY.user_rows) - model.score(TOY.user_rows)).max() > 0.01
 
 
-@pytest.mark.parametrize("list_lengths", [False, True])
-def test_many_campaigns_are_scored_together_as_alone(list_lengths):
-    general = fit(TOY, configured("lr", list_lengths=list_lengths), campaigns=TRAIN)
-    models = customise(general, TOY, [TOY.campaign(c) for c in NEW])
-    [(numbers, program)] = groups([model.scorer for model in models])
-    assert numbers == [0, 1, 2, 3]
-    together = program(TOY.user_rows)
-    alone = np.stack([model.score(TOY.user_rows) for model in models], axis=1)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
 # Its network ------------------------------------------------------------------------------------
 
 
@@ -76,11 +64,3 @@ def test_its_log_odds_are_the_sum_of_the_weights_of_all_values(repeated):
     output = jax.jit(Linear().apply)({"bias": jnp.float32(0.25)}, *inputs)
     expected = value_counts(users, TOY.num_rows) @ weights + 0.25
     np.testing.assert_allclose(output.log_odds, expected, atol=1e-5)
-
-
-def test_it_starts_without_a_preference():
-    user, campaign = jnp.ones((3, 2, 1)), jnp.ones((2, 1))
-    params = Linear().init(jax.random.key(0), user, campaign)
-    np.testing.assert_array_equal(params["bias"], 0)
-    plain = Linear().apply({"bias": jnp.float32(-1)}, user, campaign)
-    np.testing.assert_allclose(plain.log_odds, [1.0] * 3, atol=1e-6)
