@@ -42,10 +42,6 @@ REAL = [
     *[("missing interest3", 0.967, 0, 0.01), ("missing kw1", 0.135, 0, 0.04)],
     *[("missing kw2", 0.020, 0, 0.015), ("missing topic1", 0.117, 0, 0.04)],
     ("missing topic2", 0.023, 0, 0.015),
-    *[("mean length interest1", 7.9, 0, 0.3), ("mean length interest2", 5.6, 0, 0.3)],
-    *[("mean length interest3", 7.4, 0, 0.7), ("mean length kw1", 4.7, 0, 0.1)],
-    *[("mean length kw2", 4.95, 0, 0.05), ("mean length topic1", 5.0, 0, 0.001)],
-    ("mean length topic2", 5.0, 0, 0.001),
     *[("MI consumptionAbility, carrier", 0.072, 0, 0.02), ("MI carrier, house", 0.051, 0, 0.02)],
     *[("MI age, education", 0.046, 0, 0.02), ("MI age, LBS", 0.045, 0, 0.02)],
     ("MI gender, consumptionAbility", 0.035, 0, 0.02),
@@ -113,8 +109,6 @@ def statistics(directory: Path) -> dict[str, float]:
         figures[f"MI length {f}"] = information(length[f], campaign)
     for f in LISTS:
         figures[f"missing {f}"] = float((length[f] == 0).mean())
-    for f in LISTS:
-        figures[f"mean length {f}"] = float(length[f][length[f] > 0].mean())
     for i, f in enumerate(ONE_VALUED):
         for g in ONE_VALUED[:i]:
             figures[f"MI {g}, {f}"] = information(field[f], field[g])

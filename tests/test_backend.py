@@ -2,7 +2,6 @@
 
 import os
 import threading
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from metaheac_jax.backend import (
     REDUCE_FLAG,
     campaigns_at_once,
     check_backend,
-    environment,
     in_threads,
     set_cpu_flags,
 )
@@ -106,12 +104,6 @@ def test_campaigns_run_in_turn_on_a_cpu_only(monkeypatch):
     for platform, expected in (("cpu", 1), ("gpu", 8), ("tpu", 8)):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         assert campaigns_at_once(8) == expected
-
-
-def test_the_environment_has_versions():
-    found = environment()
-    assert found["jaxlib"] == jaxlib.version.__version__
-    assert found["metaheac-jax"] == version("metaheac-jax")
 
 
 # Threads ----------------------------------------------------------------------------------------

@@ -47,10 +47,6 @@ WRITERS = {
 either = pytest.mark.parametrize("kind", WRITERS)
 
 
-def stop(*_, **__):
-    raise KeyboardInterrupt
-
-
 # Whole or absent --------------------------------------------------------------------------------
 
 

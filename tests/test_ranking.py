@@ -20,10 +20,6 @@ def test_auc_equals_scikit_learn_under_ties(data):
     assert abs(auc(scores, labels) - roc_auc_score(labels, scores)) < 1e-12
 
 
-def test_auc_by_hand():
-    assert auc(np.array([3.0, 1.0, 2.0, 2.0]), np.array([1, 0, 1, 0])) == 3.5 / 4
-
-
 def test_auc_refuses_one_class_and_nan():
     with pytest.raises(ValueError, match="both classes"):
         auc(np.ones(3), np.ones(3))

@@ -43,11 +43,6 @@ def test_a_command_parses(line):
     tyro.cli(Command, args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def test_every_command_is_in_the_readme():
-    for name in ("simulate", "prepare", "add", "fit", "expand", "explain", "evaluate", "export"):
-        assert f"metaheac {name}" in PAGES["README.md"]
-
-
 def test_the_python_of_the_readme(monkeypatch, tmp_path):
     [code] = blocks("README.md", "python")
     data = dataset(users=3000, campaigns=12)

@@ -5,7 +5,6 @@ import builtins
 import graphlib
 import inspect
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import metaheac_jax
@@ -67,14 +66,6 @@ def test_imports_run_one_way_and_have_no_circle():
     options = {"within_functions": False}
     graph = {module: set(imported(tree, trees, **options)) for module, tree in trees.items()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
-
-
-def test_no_file_name_stands_twice():
-    places = defaultdict(list)
-    for module in modules():
-        places[module[-1]].append(module)
-    shared = {name: where for name, where in places.items() if len(where) > 1}
-    assert set(shared) <= {"__init__", "meta"}, shared  # the door has the name of what it opens
 
 
 def test_the_library_does_not_import_experiments():

@@ -31,14 +31,3 @@ def test_a_file_has_the_rows_of_an_audience(tmp_path, ending, ids):
     assert header == ["user_id", "score"]
     assert [row[0] for row in found] == [str(own) for own in ids]
     assert pl.Series([float(row[1]) for row in found], dtype=pl.Float32).equals(SCORES)
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-2+3", "@SUM(A1)"])
-def test_no_text_of_a_csv_is_a_formula(tmp_path, text):
-    frame = pl.DataFrame({"user_id": [text, "a=1", "7"], "score": SCORES})
-    write_frame(tmp_path / "a.csv", frame)
-    found = rows(tmp_path / "a.csv")[1]
-    assert [row[0] for row in found] == [f"'{text}", "a=1", "7"]
-    assert found[2][1] == "-2.5"  # numbers stay as they are
-    write_frame(tmp_path / "a.parquet", frame)
-    assert rows(tmp_path / "a.parquet")[1][0][0] == text

@@ -15,7 +15,6 @@ from metaheac_jax.audience.evaluation import (
     group_differences,
     group_means,
     judge_all,
-    pool_rows,
 )
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.errors import InputError
@@ -52,12 +51,6 @@ def test_ties_go_to_the_smaller_user_id():
     assert judge_all(data, split, flat)["campaigns"][0]["precision"] == 0.5
     other = replace(data, user_ids=key)
     assert judge_all(other, split, flat)["campaigns"][0]["precision"] == 0.0
-
-
-def test_pool_rows_are_those_of_the_campaigns_stage_2():
-    data = world()
-    np.testing.assert_array_equal(pool_rows(data, 1), data.user_rows[40:80])
-    assert pool_rows(data, 3).shape == (19, data.user_rows.shape[1])
 
 
 WORLD = dataset(users=2000, campaigns=6, per_campaign=40, pool=30)

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,19 +236,8 @@ def test_readers_see_whole_data_during_additions(data):
     thread.join()
     assert not failures
     assert seen <= digests
-    with locked(data.folder):
-        thread = threading.Thread(target=lambda: seen.add(type(error_of(data.add))))
-        thread.start()
-        thread.join()
-    assert Busy in seen
-
-
-def error_of(call):
-    try:
-        call()
-    except InputError as error:
-        return error
-    return None
+    with locked(data.folder), ThreadPoolExecutor() as threads, pytest.raises(Busy):
+        threads.submit(data.add).result()
 
 
 @pytest.mark.parametrize(

@@ -259,9 +259,3 @@ def test_campaigns_that_nothing_can_be_trained_on_are_named(count, positive):
 def test_what_are_no_campaigns_is_refused(campaigns):
     with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 11"):
         check_campaigns(DATA, campaigns)
-
-
-def test_a_step_that_touches_more_than_was_probed_takes_a_larger_shape():
-    size = samplers._padded_size(1000)  # a tenth to spare: 1536
-    assert [size(n) for n in (1, 1030, 1536)] == [1536] * 3
-    assert [size(n) for n in (1537, 2048, 2049)] == [2048, 2048, 4096]

@@ -275,19 +275,3 @@ def test_bad_audiences_are_told(tmp_path: Path, here: Path, rows: str, told: str
     path.write_text(rows.format(c=campaigns["campaign_id"][0], u=user))
     with pytest.raises(InputError, match=f"^{path}: {told}"):
         show(here, path)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"min_pool_examples": 300}, "fewer pool examples"),
-        ({"users": 1000}, "more users"),
-    ],
-)
-def test_bad_sizes_are_told_and_leave_nothing(
-    tmp_path: Path, options: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(InputError, match=told) as error:
-        small(tmp_path / "world", **options)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())

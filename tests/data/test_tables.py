@@ -179,23 +179,6 @@ def test_quotes_and_line_ends_of_csv(tmp_path):
     assert "line 3:" in str(table.fault(1, "what"))
 
 
-def test_whole_numbers_are_ascending_after_the_missing_value(tmp_path):
-    users = pl.DataFrame(
-        {"user_id": range(6), "n": [9, None, 10, 9, None, -5], "m": [9, 9, 9, 1, 1, 7]}
-    )
-    write(tmp_path, *world()[:2], [("k1", 3, 1, 1)], form="parquet")
-    lists = pl.Series("l", [["x", "x"], ["y"], ["y", "z"], [], ["z", "z", "w"], ["z", "w"]])
-    users.cast({"n": pl.Float64}).with_columns(lists).write_parquet(tmp_path / "users.parquet")
-    fields = (Field("n"), Field("m"), Field("l", slots=2))
-    schema = Schema(fields, (Field("topic"),))
-    data = prepare(tmp_path, tmp_path / "data", schema=schema)
-    assert data.vocabulary.values[0].tolist() == [MISSING_WHOLE, -5, 9, 10]
-    assert data.vocabulary.values[1].tolist() == [1, 7, 9]
-    assert data.vocabulary.values[2].tolist() == ["w", "x", "y", "z"]
-    assert data.vocabulary.values[3].tolist() == ["food", "sport"]
-    assert data.user_rows[:, 0].tolist() == [2, 0, 3, 2, 0, 1]
-
-
 def test_sensitive_hashed_and_missing_values(tmp_path):
     users = csv("user_id,sex,device,age,score", "a,f,x1,NA,", "b,,x2,7,1.5", "c,m,NA,-1,NA")
     write(tmp_path, *world()[:2], [("k0", "a", 1, 1)])
@@ -259,16 +242,13 @@ def changed(lines, number, line):
     [
         ("users", changed(USERS, 4, "1,a,7,y"), "line 4", "'1', expected one that no earlier"),
         ("users", changed(USERS, 3, ",b,6,"), "line 3", "user_id is None, expected an id"),
-        ("users", changed(USERS, 3, "2 ,b,6,"), "line 3", "user_id is '2 ', expected an id"),
         ("users", changed(USERS, 3, "2,b,6"), "line 3", "expected 4 cells"),
         ("users", changed(USERS, 3, '2,"bc,6,'), "line 3", "a quote is not closed"),
         ("users", csv(*USERS[:1]), "", "has no rows"),
         ("users", csv("user_id,city,zip", "1,a,5"), "", "has no column 'likes'"),
         ("users", csv("user_id,city,city,likes", "1,a,5,"), "", "a column twice (city"),
         ("users", changed(USERS, 3, "2,\udce9,6,"), "", "cannot be read ("),
-        ("campaigns", changed(CAMPAIGNS, 3, "k,v"), "line 3", "'k', expected one that no ear"),
         ("examples", changed(EXAMPLES, 3, "m,2,0"), "line 3", "campaign_id is 'm', expected the"),
-        ("examples", changed(EXAMPLES, 3, "l,2,2"), "line 3", "label is '2', expected 0 or 1"),
         ("examples", changed(WITH_MORE, 2, "k,1,1,3,0"), "line 2", "stage is '3', expected 1 or 2"),
         ("examples", changed(WITH_MORE, 2, "k,1,1,1,9"), "line 2", "audience is '9', expected 0"),
         ("examples", csv(EXAMPLES[0], "k,7,1", "k,8,1", "k,1,1"), "", "2 of 3 examples are of unk"),
@@ -405,14 +385,12 @@ FIELDS = '"user": [{"name": "a"}], "campaign": [{"name": "b"}]'
         ("{", "not valid JSON"),
         ("3", "expected a JSON object"),
         (f'{{{FIELDS}, "usr": 1}}', "unknown key 'usr'"),
-        (f'{{{FIELDS}, "user": []}}', "key 'user' is given twice"),
         ('{"user": [{"sensitive": true, "sensitive": false}]}', "key 'sensitive' is given twice"),
         (f'{{{FIELDS}, "user_id": "a"}}', "field 'a' is named twice, or is an id"),
         (FIELDS.join("{}").replace('"b"', '"b", "slots": 2'), "campaign field 'b': has one slot"),
         (FIELDS.join("{}").replace('"a"', '"a", "sensitive": true'), "at least one user field"),
         (FIELDS.join("{}").replace('"a"', '"a", "separator": ";"'), "'a': only a list has a sep"),
         (FIELDS.join("{}").replace('"a"', '"a", "buckets": 1'), "'a': a number needs two buckets"),
-        (FIELDS.join("{}").replace('"name": "a"', '"nam": "a"'), "unknown key 'nam'"),
     ],
 )
 def test_a_wrong_schema_is_refused_in_one_line(tmp_path, text, what):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import contents
 from engine_world import CAMPAIGNS
 from toy import tiny, with_shares
 
@@ -20,10 +21,6 @@ from metaheac_jax.model import FunctionScorer
 LENGTHENED = "solved-head", "learned-prior", "ensemble", "lr"
 SLOW = [pytest.param(own, marks=pytest.mark.slow) for own in ("metaheac", *LENGTHENED)]
 FILES = ("scorer.stablehlo", "values.npz", "weights.npz", MANIFEST)
-
-
-def contents(folder):
-    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
