@@ -14,11 +14,6 @@ REFUSALS = [
     ("prepare IN/none OUT/data", {}, ("IN/none", "three tables")),
     ("prepare WORLD IN", {"IN/mine.txt": "x"}, ("IN", "another folder")),
     ("prepare WORLD OUT/data --schema IN/s.json", {"IN/s.json": "{"}, ("IN/s.json", "JSON")),
-    (
-        "prepare WORLD OUT/data --schema IN/s.json",
-        {"IN/s.json": '{"user": [{"name": "age", "sensitive": true, "sensitive": false}]}'},
-        ("IN/s.json", "sensitive", "twice"),
-    ),
     ("prepare WORLD OUT/data --exclude IN/none.txt", {}, ("IN/none.txt",)),
     ("add DATA", {}, ("--campaigns", "--examples")),
     ("add IN/none --examples IN/e.csv", {}, ("IN/none",)),
@@ -33,11 +28,6 @@ REFUSALS = [
         ("IN/e.csv",),
     ),
     (
-        "add DATA --examples IN/e.csv",
-        {"IN/e.csv": "campaign_id,user_id,label\nNEW,1,yes\n"},
-        ("IN/e.csv", "line 2", "yes"),
-    ),
-    (
         "add DATA --campaigns IN/\x1b]0;c.csv",
         {"IN/\x1b]0;c.csv": "campaign_id\nnew\n"},
         ("\ufffd]0;c.csv",),
@@ -46,7 +36,6 @@ REFUSALS = [
     ("fit DATA OUT/m --set widht=3", {}, ("widht", "width")),
     ("fit DATA OUT/m --set width", {}, ("--set", "NAME=VALUE")),
     ("fit DATA OUT/m --set width=3 width=4", {}, ("--set", "width", "give one")),
-    ("fit DATA OUT/m --set width=x", {}, ("width", "x")),
     ("fit DATA OUT/m --leave-out none-such", {}, ("none-such",)),
     ("fit DATA MODEL --from MODEL", {}, ("MODEL", "is read")),
     ("fit DATA OUT/m --method metaheac:offical", {}, ("offical", "official")),
@@ -56,11 +45,7 @@ REFUSALS = [
     ("fit DATA OUT/m --mesh campaign=99", {}, ("99",)),
     (f"{EXPAND} --size 5", {}, ("--campaign", "--seeds")),
     (f"{EXPAND} --size 5 --campaign NEW --all-new", {}, ("--campaign",)),
-    (f"{EXPAND} --size 5 --campaign none-such", {}, ("none-such",)),
     (f"{EXPAND} --campaign NEW", {}, ("size", "percent")),
-    (f"{EXPAND} --campaign NEW --size 5 --percent 1", {}, ("size", "percent")),
-    (f"{EXPAND} --campaign NEW --size 0", {}, ("size", "1 or more")),
-    (f"{EXPAND} --campaign NEW --percent 101", {}, ("percent", "100")),
     (f"{EXPAND} --seeds IN/s.txt --size 5", {"IN/s.txt": "1"}, ("--attributes",)),
     (
         f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
@@ -70,22 +55,12 @@ REFUSALS = [
     (
         f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
         {"IN/s.csv": "7\n8\n", "IN/a.json": "{}"},
-        ("IN/s.csv", "user_id", ".txt"),
-    ),
-    (
-        f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
-        {"IN/s.txt": "7\nseven\n", "IN/a.json": "{}"},
-        ("IN/s.txt", "whole numbers", "seven"),
+        ("IN/s.csv", "has no column 'user_id'"),
     ),
     (
         f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
         {"IN/s.txt": "7", "IN/a.json": "[]"},
         ("IN/a.json", "JSON"),
-    ),
-    (
-        f"{EXPAND} --campaign NEW --size 5 --pool IN/p.csv",
-        {"IN/p.csv": "city,age\nParis,3\n"},
-        ("IN/p.csv", "user_id"),
     ),
     (
         "expand MODEL DATA --campaign NEW --size 5 --pool OUT/a.csv --out OUT/a.csv",
@@ -98,7 +73,6 @@ REFUSALS = [
     ("explain MODEL DATA --campaign NEW --out OUT/a.pdf", {}, ("--out", ".html")),
     ("evaluate MODEL DATA --against MODEL --audience IN/a.csv", {}, ("--audience",)),
     ("evaluate MODEL DATA", {}, ("stage 2",)),
-    ("evaluate MODEL DATA --audience IN/a.csv", {"IN/a.csv": "rank\n1\n"}, ("IN/a.csv",)),
     ("export MODEL DATA --campaign NEW --out IN", {"IN/mine.txt": "x"}, ("--out", "IN")),
     # What does not parse.
     ("expand MODEL --size 5", {}, ("Missing", "--out", "--help")),

@@ -63,15 +63,6 @@ def test_ratios_are_those_of_the_turns():
     assert rows(found, "ours") == ["ours | 2e+03 | 1.00 | 1 |", "slow | 4e+03 | 2.00 | 4 |"]
 
 
-def test_the_tasks_are_the_same_at_every_call(tiny):
-    for one, other in zip(
-        jax.tree.leaves(rivals_meta.tasks(tiny)),
-        jax.tree.leaves(rivals_meta.tasks(tiny)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, other)
-
-
 @pytest.mark.parametrize(
     ("command", "option"), [(options_meta, "--size"), (rivals_meta, "--sizes")]
 )

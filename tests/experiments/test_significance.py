@@ -195,12 +195,3 @@ def test_every_pair_is_tested_once():
     # Nothing is known of large seed sets.
     large = [pair for pair in found if pair.group == "large"]
     assert all(np.isnan(p.difference.mean) and p.p_holm is None for p in large)
-
-
-def test_a_world_without_large_sets_does_not_count_as_a_run():
-    def of(*runs):
-        return Measured(tuple({} if np.isnan(v) else {1: v, 2: v - 0.1 * n} for n, v in runs))
-
-    whole, part = of(*enumerate((0.7, 0.72, 0.75))), of(*enumerate((0.6, np.nan, 0.61)))
-    assert difference(whole, of(*enumerate((0.6, 0.6, 0.61))), 0.0).p is not None
-    assert difference(whole, part, 0.0).p is None

@@ -11,9 +11,7 @@ from tencent_world import (
     AIDS,
     TEST,
     TRAIN,
-    TRUTH,
     UNJUDGED,
-    with_line,
     world,
     write,
 )
@@ -121,13 +119,6 @@ def test_without_options_the_world_is_small_and_says_so(tmp_path, monkeypatch, c
     assert "docs/results.md" not in capsys.readouterr().out
     assert "| LR [paper] | 0.5942 |" in (tmp_path / "out" / "report.md").read_text()
     assert load(tmp_path / "out" / report.RESULTS).independent_runs
-
-
-def test_bad_files_leave_nothing(tmp_path, capsys):
-    source = write(tmp_path / "data", **{TRUTH: with_line(FILES[TRUTH], 2, f"{AIDS[0]},1004,3")})
-    options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "out")
-    refuses(capsys, COMMAND, *options, words=(TRUTH, "line 2", "expected label 1 or -1"))
-    assert contents(tmp_path / "cache") == contents(tmp_path / "out") == set()
 
 
 def test_a_bad_campaign_leaves_an_older_run_alone(finished, tmp_path, capsys):

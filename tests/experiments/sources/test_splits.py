@@ -56,13 +56,6 @@ def test_paper_split_is_a_function_of_the_seed_and_draws_every_campaign():
     np.testing.assert_allclose(drawn.mean(0), 0.6, atol=0.13)
 
 
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=40))
-def test_threshold_against_its_definition(seeds):
-    split = paper_split(world(seeds, later=[100] * len(seeds)), 0)
-    enough = [t for t in sorted(set(seeds)) if 5 * sum(s <= t for s in seeds) >= 4 * len(seeds)]
-    assert split.threshold == enough[0]
-
-
 def test_official_split_is_what_the_seeded_module_gives():
     state = random.getstate()
     split = official_split(world([1] * 173))
