@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import eight_devices
 import jax
 import pytest
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.training.sharding import device_mesh, parse_mesh
+from metaheac_jax.training.sharding import Placement, device_mesh, parse_mesh
 
 
 def printed(folder, *methods):
@@ -111,3 +112,16 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused(monkeypatch):
     for size in (0, "2"):
         with pytest.raises(InputError, match="mesh: row: expected a whole number of 1 or more"):
             device_mesh(row=size)
+
+
+def test_a_table_that_does_not_fit_is_refused():
+    """A process knows the memory of its own devices alone."""
+    memory = {"bytes_limit": 40_000}
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: memory)
+    mesh = SimpleNamespace(local_devices=[device], shape={"campaign": 1, "row": 1})
+    place = Placement(mesh, 1, 1000)
+    place.check_memory(3)  # (3 * 3 + 1) numbers a row
+    with pytest.raises(InputError, match=r"a table of 1,000 rows takes 0.0001 GB.*as with row=3"):
+        place.check_memory(8)
+    memory.clear()
+    place.check_memory(8)  # a CPU says nothing of its memory

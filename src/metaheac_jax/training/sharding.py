@@ -127,6 +127,20 @@ class Placement:
         by_row, everywhere = self.sharding(BY_ROW), self.sharding(EVERYWHERE)
         return cast(Any, TableState)(row_major(by_row), by_row, everywhere)
 
+    def check_memory(self, width: int) -> None:
+        """Refuses with an `InputError` a table that does not fit into the devices' memory."""
+        device = self.mesh.local_devices[0]  # of another process's device nothing is known
+        columns = -(-3 * width // 128) * 128 if device.platform == "tpu" else 3 * width
+        needed = self.padded_rows // self.mesh.shape[ROW] * 4 * (columns + 1)
+        memory = (device.memory_stats() or {}).get("bytes_limit")  # not known on a CPU
+        if memory is not None and needed > memory:
+            pieces = self.mesh.shape[ROW] * -(-needed // memory)
+            raise InputError(
+                f"mesh: a table of {self.num_rows:,} rows takes {needed / 1e9:.3g} GB on each "
+                f"device with its moments, and a device has {memory / 1e9:.3g} GB; divide the rows "
+                f"over more devices, as with row={pieces}, or take a smaller width"
+            )
+
     def place_batch(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         """Puts the rows on every device, and each item on one.
 

@@ -165,6 +165,7 @@ def build_row_step(
     begin_on_mesh = jax.jit(begin_padded, out_shardings=places)
 
     def init(network: Any, table: Array) -> RowState:
+        placement.check_memory(table.shape[1])
         made = begin_on_mesh(network, table)
         if getattr(table, "sharding", None) == placement.sharding(BY_ROW):
             table.delete()  # it is as large as a device may hold
