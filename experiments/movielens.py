@@ -40,8 +40,9 @@ class Options(RunOptions):
     data_dir: Path
     """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
     atomic files)."""
-    dislikes: bool = False
-    """Users also have the movies that they rated below 4 as a field."""
+    history: int = 0
+    """Number of movies in each list of users' histories, which the library makes from the examples;
+    0 for fields of liked movies and genres."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
@@ -56,7 +57,7 @@ def main(options: Options) -> None:
 
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and the scores of references."""
-    build = partial(build_movielens, options.data_dir, seed=seed, dislikes=options.dislikes)
+    build = partial(build_movielens, options.data_dir, seed=seed, history=options.history)
     dataset, split = build()
     users = np.unique(movielens_users(dataset), return_inverse=True)[1]
     scores = {

@@ -66,13 +66,13 @@ def build_toy(directory, ratings, seed=0, users=USERS, movies=MOVIES, **options)
     return build(directory, seed=seed, **options)
 
 
-def features(dataset, view):
-    """{field: raw values} of a view."""
+def features(dataset, row):
+    """{field: raw values} of a user's table rows."""
     found = {}
     for i, (field, start) in enumerate(
         zip(dataset.schema.user, dataset.schema.user_starts, strict=True)
     ):
-        rows = dataset.user_rows[view, start : start + field.slots]
+        rows = row[start : start + field.slots]
         rows = rows[rows < dataset.num_rows] - dataset.vocabulary.offsets[i]
         found[field.name] = [str(value) for value in dataset.vocabulary.values[i][rows]]
     return found

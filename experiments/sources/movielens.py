@@ -17,7 +17,8 @@ ratings that are to be predicted. Three rules prevent leakage:
 
 A user's features therefore depend on the example. A user of the Dataset is a *view*: a MovieLens
 user with one movie left out of the history. Each example of a campaign that is in histories has its
-own view; all other examples share one view per user.
+own view; all other examples share one view per user. With the library's own histories instead
+(`data.history`), a user of the Dataset is a MovieLens user.
 
 Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
 liked genres and movies. A history is in a random order, drawn once per user, and is cut if it has
@@ -45,6 +46,7 @@ import polars as pl
 from experiments.sources.tencent import reading
 from metaheac_jax.data.campaign import Examples, group_by_campaign
 from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
+from metaheac_jax.data.history import with_histories
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -65,17 +67,14 @@ SCHEMA = Schema(
     campaign=(Field("release"), Field("genre1"), Field("genre2"), Field("genre3")),
 )
 
-#: The same with a whole history: the movies that a user liked, and those that the user did not.
-BOTH = Schema(
-    user=(*SCHEMA.user[:-1], Field("liked_movies", 160), Field("disliked_movies", 160)),
-    campaign=SCHEMA.campaign,
-)
+#: The same without what users did, for the library's histories.
+TRAITS = replace(SCHEMA, user=SCHEMA.user[:4])
 
 #: Lower bounds of the age groups of later MovieLens editions.
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
 # Random streams are seeded with (seed, one of these, ...), so they are independent.
-_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT, _DISLIKED, _DISLIKED_LEFT_OUT = range(6)
+_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT = range(4)
 
 _BLOCK = 1 << 14  # views whose features are computed at a time
 
@@ -122,7 +121,7 @@ def build_movielens(
     source: Path,
     *,
     seed: int,
-    dislikes: bool = False,
+    history: int = 0,
     apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
@@ -138,7 +137,8 @@ def build_movielens(
     Args:
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
       seed: random seed of the split, the order of histories, the movies left out and the stages.
-      dislikes: whether users also have the movies that they rated below 4, as `BOTH` has them.
+      history: number of movies in each list of the library's histories, which also have those that
+        a user rated below 4; 0 for the liked movies and genres of `SCHEMA`.
       apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
         since models are judged on them.
 
@@ -157,14 +157,14 @@ def build_movielens(
     stage1, stage2 = _draw_examples(
         liked, rated & ~liked, campaign_ids=campaign_ids, test=split.test, seed=seed
     )
-    histories = np.setdiff1d(split.train, [] if apart is None else apart)
-    drawn = [_draw_history(liked, histories, seed, _HISTORY)]
-    drawn += [_draw_history(rated & ~liked, histories, seed, _DISLIKED)] if dislikes else []
-    stage1, views = _draw_views(stage1, drawn, campaign_ids, seed)
-    schema = BOTH if dislikes else SCHEMA
-    vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, drawn, views)
+    kept = _draw_history(liked, np.setdiff1d(split.train, [] if apart is None else apart), seed)
+    views = _Views(np.arange(len(users)), np.zeros(len(users), np.int32))
+    if not history:
+        stage1, views = _draw_views(stage1, kept, campaign_ids, seed)
+    schema = replace(TRAITS, history=history) if history else SCHEMA
+    vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, kept, views)
     dataset = Dataset(
-        name=f"{edition.name}, non-seeds: exposed" + ", with dislikes" * dislikes,
+        name=f"{edition.name}, non-seeds: exposed" + f", histories of {history}" * (history > 0),
         schema=schema,
         vocabulary=vocabulary,
         user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
@@ -174,7 +174,7 @@ def build_movielens(
         stage1=stage1,
         stage2=stage2,
     )
-    return dataset, split
+    return with_histories(dataset), split
 
 
 def _view_ids(ids: np.ndarray) -> np.ndarray:
@@ -312,11 +312,11 @@ def _draw_examples(
 
 
 class _History(NamedTuple):
-    """The training campaigns without the held-out ones, and which of them each user (dis)liked.
+    """The training campaigns without the held-out ones, and which of them each user liked.
 
     Attributes:
       campaigns: (H,) indices of these campaigns, ascending.
-      liked: (U, H) bool; in a history of dislikes, the disliked ones.
+      liked: (U, H) bool.
       order: (U, H) positions in ``campaigns``: first those that the user liked, in random order,
         then the others.
     """
@@ -326,68 +326,59 @@ class _History(NamedTuple):
     order: np.ndarray
 
 
-def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int, stream: int) -> _History:
+def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int) -> _History:
     """(U, C) bool, whether each user liked each campaign -> the users' histories."""
     liked = liked[:, train]
-    draw = np.random.default_rng([seed, stream]).random(liked.shape, np.float32)
+    draw = np.random.default_rng([seed, _HISTORY]).random(liked.shape, np.float32)
     order = np.argsort(np.where(liked, draw, 2), axis=1).astype(np.int32)
     return _History(train, liked, order)
 
 
 class _Views(NamedTuple):
-    """Users with one movie left out of each history.
+    """Users with one movie left out of the history.
 
     Attributes:
       user: (V,) MovieLens user.
-      left_out: per history, (V,) place in `_History.order` of the movie left out; 0 if the history
-        is empty.
+      left_out: (V,) place in `_History.order` of the movie left out; 0 if the history is empty.
     """
 
     user: np.ndarray
-    left_out: Sequence[np.ndarray]
+    left_out: np.ndarray
 
 
 def _draw_views(
-    stage1: Examples, histories: Sequence[_History], campaign_ids: np.ndarray, seed: int
+    stage1: Examples, history: _History, campaign_ids: np.ndarray, seed: int
 ) -> tuple[Examples, _Views]:
     """Gives each example of a campaign that is in histories its own view.
 
-    A seed's view leaves the campaign out of the likes, and a random movie out of the dislikes, if
-    there are any; a non-seed's view the other way round.
+    A seed's view leaves the campaign out, and a non-seed's view a random movie, if there are any.
 
     Args:
       stage1: its users are MovieLens users.
-      histories: the likes; and the dislikes, if they are features.
+      history: the users' histories.
       campaign_ids: (C,).
       seed: random seed.
 
     Returns:
       Stage 1 over views, and the views. The first U views, one per user, serve all other campaigns.
     """
-    num_users, campaigns = len(histories[0].liked), histories[0].campaigns
-    view, first, users = stage1.user.copy(), num_users, [np.arange(num_users)]
-    for campaign in campaigns:
+    count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
+    view, first, users = stage1.user.copy(), len(count), [np.arange(len(count))]
+    left_out = [_draw_place(count, seed)]
+    for position, campaign in enumerate(history.campaigns):
         of = stage1.of(campaign)
-        users.append(stage1.user[of])
-        view[of] = first + np.arange(len(users[-1]))
-        first += len(users[-1])
-    labels = [stage1.label[stage1.of(campaign)] for campaign in campaigns]
-    streams = _LEFT_OUT, _DISLIKED_LEFT_OUT
-    left_out = list[np.ndarray]()
-    for history, stream, label in zip(histories, streams, (1, 0), strict=False):
-        count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
-        parts = [_draw_place(count, seed, stream)]
-        for position, campaign in enumerate(campaigns):
-            at_random = _draw_place(count, seed, stream, *campaign_ids[campaign])
-            user, own = users[1 + position], labels[position] == label
-            parts.append(np.where(own, place[user, position], at_random[user]))
-        left_out.append(np.concatenate(parts))
-    return replace(stage1, user=view), _Views(np.concatenate(users), left_out)
+        user, at_random = stage1.user[of], _draw_place(count, seed, *campaign_ids[campaign])
+        left_out.append(np.where(stage1.label[of] == 1, place[user, position], at_random[user]))
+        users.append(user)
+        view[of] = first + np.arange(len(user))
+        first += len(user)
+    views = _Views(np.concatenate(users), np.concatenate(left_out))
+    return replace(stage1, user=view), views
 
 
 def _draw_place(count: np.ndarray, seed: int, *stream: int) -> np.ndarray:
     """(U,) numbers of movies in a history -> (U,) place of a random one."""
-    uniform = np.random.default_rng([seed, *stream]).random(len(count))
+    uniform = np.random.default_rng([seed, _LEFT_OUT, *stream]).random(len(count))
     return np.floor(uniform * count).astype(np.int32)
 
 
@@ -396,20 +387,19 @@ def _features(
     users: pl.DataFrame,
     items: pl.DataFrame,
     genres: list[list[str]],
-    histories: Sequence[_History],
+    history: _History,
     views: _Views,
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """The vocabulary, and the table rows of views (V, S) and of campaigns (C, N).
 
     Args:
-      schema: `SCHEMA`, or `BOTH`.
+      schema: `SCHEMA`, or `TRAITS`.
       users: table of U users.
       items: table of the C campaigns' movies.
       genres: C lists, the genres of these movies.
-      histories: the likes; and the dislikes, if the schema has them.
+      history: the users' histories, for `SCHEMA`.
       views: the Dataset's users.
     """
-    history = histories[0]
     own_genres = [genres[campaign] for campaign in history.campaigns]
     genre = np.array(sorted({name for names in own_genres for name in names}), str)
     one_valued = {
@@ -421,34 +411,32 @@ def _features(
     known = {name: np.unique(np.append(raw, "")) for name, raw in one_valued.items()}  # "": missing
     known["liked_genres"] = genre
     known["liked_movies"] = items["item_id"].to_numpy()[history.campaigns].astype(str)
-    known["disliked_movies"] = known["liked_movies"]
     vocabulary = Vocabulary(tuple(known[field.name] for field in schema.fields))
 
-    *of_user, in_genres = range(len(schema.user) - len(histories))
+    traits = len(TRAITS.user)
     of_campaign = range(len(schema.user), len(schema.fields))
     user_values, campaign_rows = (
         np.stack([vocabulary.encode(i, one_valued[schema.fields[i].name]) for i in fields], axis=1)
-        for fields in (of_user, of_campaign)
+        for fields in (range(traits), of_campaign)
     )
+    if len(schema.user) == traits:
+        return vocabulary, user_values[views.user], campaign_rows
 
     def list_rows(field: int, columns: np.ndarray) -> np.ndarray:
         """Indices of a field's values, -1 for an empty slot -> table rows."""
         return np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[field])
 
+    genres_slots, movies_slots = (field.slots for field in schema.user[traits:])
     has_genre = np.array([np.isin(genre, names) for names in own_genres], np.int32)  # (H, G)
     genre_likes = history.liked.astype(np.int32) @ has_genre  # (U, G)
     user_rows = np.empty((len(views.user), schema.num_slots), np.int32)
     for start in range(0, len(user_rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        user, left_out = views.user[block], [own[block] for own in views.left_out]
-        likes = genre_likes[user] - has_genre[history.order[user, left_out[0]]]
-        liked_genres = _most_frequent(likes, schema.user[in_genres].slots)
-        parts = [user_values[user], list_rows(in_genres, liked_genres)]
-        for field, own, left in zip(
-            range(in_genres + 1, len(schema.user)), histories, left_out, strict=True
-        ):
-            movies = _first_liked(own, user, left, schema.user[field].slots)
-            parts.append(list_rows(field, movies))
+        user, left_out = views.user[block], views.left_out[block]
+        likes = genre_likes[user] - has_genre[history.order[user, left_out]]
+        liked_genres = _most_frequent(likes, genres_slots)
+        movies = _first_liked(history, user, left_out, movies_slots)
+        parts = user_values[user], list_rows(traits, liked_genres), list_rows(traits + 1, movies)
         user_rows[block] = np.concatenate(parts, axis=1)
     return vocabulary, user_rows, campaign_rows
 

@@ -22,6 +22,7 @@ from toy_movielens import (
 )
 
 from experiments.sources.movielens import build_movielens, like_rate, movielens_users
+from metaheac_jax.data.history import limited
 from metaheac_jax.errors import InputError
 
 
@@ -65,7 +66,7 @@ def test_histories_are_those_of_the_training_campaigns_less_one_movie(toy):
     left_out = {}
     for stage in ("stage1", "stage2"):
         for (movie, user), (label, view) in examples(dataset, stage).items():
-            found = features(dataset, view)
+            found = features(dataset, dataset.user_rows[view])
             liked = {m for m in train if ratings.get((user, m), 0) >= 4}
             shown = set(map(int, found["liked_movies"]))
             assert shown <= liked
@@ -105,7 +106,7 @@ def test_campaigns_apart_are_in_no_history(tmp_path):
     found, again = build_toy(tmp_path, ratings, apart=apart)
     np.testing.assert_array_equal(again.train, split.train)
     movies = {str(movie) for movie in movies_of(dataset, apart)}
-    shown = [set(features(found, view)["liked_movies"]) for view in range(found.num_users)]
+    shown = [set(features(found, found.user_rows[view])["liked_movies"]) for view in range(found.num_users)]
     assert set().union(*shown) == {str(m) for m in movies_of(dataset, split.train)} - movies
     for campaign in range(dataset.num_campaigns):  # the examples are the same
         own = [
@@ -151,14 +152,14 @@ def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, mo
     def of_movie(data):
         return {u: (lab, v) for (m, u), (lab, v) in examples(data, "stage1").items() if m == movie}
 
-    cut = [len(features(dataset, view)["liked_movies"]) == 80 for view in range(users)]
+    cut = [len(features(dataset, dataset.user_rows[view])["liked_movies"]) == 80 for view in range(users)]
     assert any(cut) == (movies == 200)
     old, new = of_movie(dataset), of_movie(after)
     assert old.keys() == new.keys()
     assert any(old[user][0] != new[user][0] for user in old)
     for user in old:
         pair = [(dataset, *old[user]), (after, *new[user])]
-        seen = {label: features(data, view)["liked_movies"] for data, label, view in pair}
+        seen = {label: features(data, data.user_rows[view])["liked_movies"] for data, label, view in pair}
         if len(seen) == 1:
             np.testing.assert_array_equal(*(data.user_rows[view] for data, _, view in pair))
         else:
@@ -242,19 +243,18 @@ def test_the_real_files(stem, users, campaigns, counts):
     assert dataset.num_users == users + both[split.train].sum()
 
 
-def test_with_dislikes_no_list_has_the_examples_own_movie_or_tells_its_label(tmp_path):
+def test_the_librarys_histories_have_likes_and_the_rest_without_the_own_movie(tmp_path):
     ratings = toy_ratings(USERS, MOVIES, seed=1)
-    dataset, split = build_toy(tmp_path, ratings, dislikes=True)
-    plain, _ = build_toy(tmp_path, ratings)
-    train = movies_of(dataset, split.train)
+    dataset, split = build_toy(tmp_path, ratings, history=MOVIES)
+    assert dataset.num_users == USERS
+    assert movies_of(dataset) == movies_of(build_toy(tmp_path, ratings)[0])
+    trained = limited(dataset, np.isin(np.arange(dataset.num_campaigns), split.train))
+    train = set(movies_of(dataset, split.train))
     for (movie, user), (label, view) in examples(dataset, "stage1").items():
-        found = features(dataset, view)
-        assert found["liked_genres"] == features(plain, view)["liked_genres"]
-        for name, is_like in (("liked_movies", 1), ("disliked_movies", 0)):
+        campaign = movies_of(dataset).index(movie)
+        [rows] = trained.rows_of(np.array([view]), campaign)
+        shown = features(dataset, rows)
+        for name, is_like in (("converted", True), ("not_converted", False)):
             own = {m for m in train if (ratings.get((user, m), 0) >= 4) == is_like}
-            own &= {m for m in train if (user, m) in ratings}
-            shown = set(map(int, found[name]))
-            assert shown <= own - {movie}
-            assert len(shown) == max(len(own) - 1, 0)
-            if label == is_like and movie in train:
-                assert own - shown == {movie}
+            assert set(map(int, shown[name])) == {m for m in own if (user, m) in ratings} - {movie}
+        assert label == (ratings[user, movie] >= 4)
