@@ -94,7 +94,7 @@ def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np
         for label in (0, 1):  # each fold has both, if there are enough
             of = campaign.labels == label
             fold[of] = np.arange(of.sum()) % _FOLDS
-        users = run.dataset.user_rows[campaign.users]
+        users = run.dataset.rows_of(campaign.users, c)
         base, scores = _base(campaign), np.zeros(len(fold))
         rest = [campaign.pick(fold != own) for own in range(_FOLDS)]
         for own, regression in enumerate(regressions(quiet, rest)):
