@@ -1,5 +1,6 @@
 """Histories: right for every user, and never what tells the label of an example."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -229,6 +230,8 @@ def test_examples_that_are_added_count_at_once(tmp_path):
     assert (added.user_rows[:][:, -10:] < added.num_rows).any()
     again = mh.prepare(tmp_path / "tables", tmp_path / "again")
     assert {own.history for own in again.schema.user} == {"", "converted", "not_converted"}
+    counts, slots = np.array([*Counter(row[1] for row in examples).values()]), again.schema.history
+    assert np.mean(counts <= slots) >= 0.95 > np.mean(counts < slots)
 
 
 def test_a_schema_says_what_a_history_is():

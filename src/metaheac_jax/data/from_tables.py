@@ -36,8 +36,9 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 TABLES = ("users", "campaigns", "examples")
-#: An inferred schema has histories of so many campaigns if users with examples have two on average.
-HISTORY, EXAMPLES_PER_USER = 20, 2
+#: An inferred schema has histories if users with examples have so many of them on average, with
+#: slots for all campaigns of 95% of these users, up to a maximum.
+EXAMPLES_PER_USER, MAX_HISTORY = 2, 100
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
@@ -119,8 +120,10 @@ def prepare(
     table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
     table.leave_out(schema.user_id, excluded)
     examples = read_examples(table, schema, indices(ids), campaign_ids)
-    if infers and len(examples) >= EXAMPLES_PER_USER * examples["user"].n_unique():
-        schema = replace(schema, history=HISTORY)
+    counts = examples["user"].value_counts()["count"].to_numpy()
+    if infers and len(counts) and counts.mean() >= EXAMPLES_PER_USER:
+        slots = int(np.quantile(counts, 0.95, method="inverted_cdf"))
+        schema = replace(schema, history=min(slots, MAX_HISTORY))
     stages = [
         as_examples(examples.filter(stage=stage), len(campaign_ids)).shuffled() for stage in (1, 2)
     ]

@@ -106,7 +106,7 @@ def test_campaigns_apart_are_in_no_history(tmp_path):
     found, again = build_toy(tmp_path, ratings, apart=apart)
     np.testing.assert_array_equal(again.train, split.train)
     movies = {str(movie) for movie in movies_of(dataset, apart)}
-    shown = [set(features(found, found.user_rows[view])["liked_movies"]) for view in range(found.num_users)]
+    shown = [set(features(found, row)["liked_movies"]) for row in found.user_rows]
     assert set().union(*shown) == {str(m) for m in movies_of(dataset, split.train)} - movies
     for campaign in range(dataset.num_campaigns):  # the examples are the same
         own = [
@@ -152,14 +152,15 @@ def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, mo
     def of_movie(data):
         return {u: (lab, v) for (m, u), (lab, v) in examples(data, "stage1").items() if m == movie}
 
-    cut = [len(features(dataset, dataset.user_rows[view])["liked_movies"]) == 80 for view in range(users)]
+    cut = [len(features(dataset, row)["liked_movies"]) == 80 for row in dataset.user_rows[:users]]
     assert any(cut) == (movies == 200)
     old, new = of_movie(dataset), of_movie(after)
     assert old.keys() == new.keys()
     assert any(old[user][0] != new[user][0] for user in old)
     for user in old:
         pair = [(dataset, *old[user]), (after, *new[user])]
-        seen = {label: features(data, data.user_rows[view])["liked_movies"] for data, label, view in pair}
+        rows = {label: data.user_rows[view] for data, label, view in pair}
+        seen = {label: features(dataset, row)["liked_movies"] for label, row in rows.items()}
         if len(seen) == 1:
             np.testing.assert_array_equal(*(data.user_rows[view] for data, _, view in pair))
         else:
