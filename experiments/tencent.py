@@ -11,10 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
 from experiments.sources import official, tencent
-from experiments.sources.simulated import World, make_once, open_world, oracle
+from experiments.sources.simulated import (
+    World,
+    make_once,
+    open_world,
+    oracle,
+    seeds_only_oracle,
+)
 from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
@@ -114,11 +122,15 @@ def load(options: Options, seed: int, progress: Progress) -> Data:
     Raises:
       InputError: the files of --data-dir cannot be read.
     """
-    source, truth = options.data_dir, None
+    source, truth, references = options.data_dir, None, dict[str, np.ndarray]()
     if source is None:
         world, schema = world_of(options, seed), replace(TENCENT, history=options.history)
         dataset = open_world(world, options.cache_dir, schema=schema, progress=progress)
-        truth = oracle(world, options.cache_dir, dataset)
+        of_world = world, options.cache_dir, dataset
+        truth = oracle(*of_world)
+        if not options.is_small:
+            scores = seeds_only_oracle(*of_world, paper_split(dataset, seed))
+            references = {"oracle of users, with seeds": scores}
     else:
         target = prepared_folder(source, options)
         if official.is_source(source):
@@ -133,7 +145,7 @@ def load(options: Options, seed: int, progress: Progress) -> Data:
         dataset = open_dataset(target, progress=progress)
     is_official = options.preset == "official"
     split = official_split(dataset) if is_official else paper_split(dataset, seed)
-    return Data(dataset, split, oracle=truth, independent_runs=source is None)
+    return Data(dataset, split, references, oracle=truth, independent_runs=source is None)
 
 
 def world_of(options: Options, seed: int) -> World:

@@ -16,16 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from metaheac_jax.data import from_tables
-from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.campaign import Examples as Stage
+from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.truth import FORMAT as WORLD_FORMAT
-from metaheac_jax.data.simulation.truth import true_probability
+from metaheac_jax.data.simulation.truth import linear_and_pairwise, read_truth, true_probability
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import Busy
 from metaheac_jax.files import locked
+from metaheac_jax.methods.learned_prior import Prior
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema
+from metaheac_jax.training.posterior import Examples, learn_prior, posterior_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +107,30 @@ def oracle(world: World, cache_dir: Path, dataset: Dataset) -> np.ndarray:
     stage = dataset.stage2
     ids = dataset.campaign_ids[stage.campaign], dataset.user_ids[stage.user]
     return true_probability(world.folder(cache_dir), *ids).astype(np.float32)
+
+
+def seeds_only_oracle(world: World, cache_dir: Path, dataset: Dataset, split: Split) -> np.ndarray:
+    """(E,) scores of stage 2 by the true terms of users, whose weights are not known.
+
+    A test campaign's weights are learned from its stage 1, under a prior from the training
+    campaigns, as in `metaheac_jax.methods.learned_prior`. Training campaigns have 0.
+    """
+    truth, _ = read_truth(world.folder(cache_dir))
+
+    def examples(stage: Stage, c: int) -> Examples:
+        of = stage.of(c)
+        users = np.searchsorted(truth.user_ids, dataset.user_ids[stage.user[of]])
+        terms = linear_and_pairwise(truth.traits[users], truth.pairs)
+        return Examples(terms.astype(np.float32), stage.label[of])
+
+    groups = np.repeat([0, 1], [truth.traits.shape[1], truth.pairs.shape[2]])
+    campaigns = [examples(dataset.stage1, c) for c in split.train.tolist()]
+    learned = learn_prior(campaigns, groups, strength=len(groups), passes=5)
+    rows = dataset.campaign_rows[split.train]
+    prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
+    scores = np.zeros(len(dataset.stage2.user), np.float32)
+    for c in split.test.tolist():
+        own = prior.of(dataset.campaign_rows[c], dataset.num_rows)
+        mode = posterior_mode(examples(dataset.stage1, c), own)
+        scores[dataset.stage2.of(c)] = examples(dataset.stage2, c).features @ mode[:-1]
+    return scores

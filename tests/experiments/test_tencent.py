@@ -5,6 +5,7 @@ import json
 import re
 
 import commands
+import numpy as np
 import pytest
 from commands import contents, interrupted, refuses, succeeds, tiny_settings
 from tencent_world import (
@@ -105,6 +106,8 @@ def test_without_options_the_world_is_small_and_says_so(tmp_path, monkeypatch, c
     )
     monkeypatch.setattr(tencent, "open_world", open_toy)
     monkeypatch.setattr(tencent, "oracle", lambda *_: None)
+    zeros = lambda *given: np.zeros(len(given[2].stage2.user))  # noqa: E731
+    monkeypatch.setattr(tencent, "seeds_only_oracle", zeros)
     (tmp_path / "cache").mkdir()
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options)
