@@ -1,0 +1,140 @@
+"""What the inner step of meta-learning is worth after so many online steps.
+
+A general model is trained for one inner step, and used after many steps of Adam. So MetaHeac and
+the same without its inner step are judged after the same numbers of online steps on all seeds, in
+simulated worlds. The results are a JSON file.
+
+Axes: n examples of a campaign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.comparison.methods import build_methods
+from experiments.comparison.origin import command_of, provenance
+from experiments.comparison.run import forget_compiled
+from experiments.comparison.tables import Table
+from experiments.sources.simulated import World, open_world
+from experiments.sources.splits import paper_split
+from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.cli import terminal
+from metaheac_jax.customising.customiser import AdaptingSteps, localise, minibatches
+from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.sizes import GrowingSize
+from metaheac_jax.data.batches import Batch, campaign_examples, generator
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.files import write_json
+from metaheac_jax.methods import Run, fit
+from metaheac_jax.methods.method import NetworkMethod, lengthened
+from metaheac_jax.model import AdaptedWeights, General, Weights
+from metaheac_jax.progress import Progress, prefixed
+from metaheac_jax.ranking import auc
+from metaheac_jax.table.rows import rows_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Judges general models after several numbers of online steps."""
+
+    methods: tuple[str, ...] = ("alpha-0-lengths", "metaheac-lengths")
+    """Networks to train, by name."""
+    steps: tuple[int, ...] = (0, 1, 5, 20, 80)
+    """Numbers of online steps, ascending."""
+    users: int = 600_000
+    """Number of users of a world."""
+    runs: int = 1
+    """Number of worlds."""
+    out: Path = Path("runs/online_steps.json")
+    """File for the results. The models that are being trained are in a folder beside it, and the
+    same command goes on."""
+    cache_dir: Path = field(default_factory=terminal.cache_folder)
+    """Folder for simulated worlds, which later runs reuse."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    methods: list[Any] = build_methods(options.methods, world="tencent")
+    worlds = list[dict[str, Any]]()
+    with terminal.progress_display() as progress:
+        for seed in range(options.runs):
+            data = open_world(World(users=options.users, seed=seed), options.cache_dir)
+            split, found = paper_split(data, seed), dict[str, Any]()
+            for method in methods:
+                told = prefixed(progress, f"world {seed}, {method.label}: ")
+                folder = options.out.with_suffix("") / f"seed-{seed}" / method.name
+                given = {"campaigns": split.train, "seed": seed, "directory": folder}
+                general = fit(data, method, progress=told, **given)
+                found[method.name] = judge(
+                    method, general, data, split.test, options.steps, seed, told
+                )
+                forget_compiled()
+            small = split.small[split.test].tolist()
+            worlds.append({"seed": seed, "small": small, "auc": found})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"commands": [command_of(options)], "provenance": provenance()}
+    write_json(options.out, {**about, "steps": options.steps, "worlds": worlds})
+    header = ["method", *(f"{count} steps" for count in options.steps)]
+    rows = [[m.label, *(f"{own:.4f}" for own in means(worlds, m.name))] for m in methods]
+    terminal.screen().print(Table("AUC on all new campaigns", header, rows).rich())
+
+
+def means(worlds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The mean AUC of a method over campaigns, then worlds, after each number of steps."""
+    return np.mean([np.mean(own["auc"][name], axis=0) for own in worlds], axis=0).tolist()
+
+
+def judge(
+    method: NetworkMethod[Any],
+    general: General,
+    data: Dataset,
+    campaigns: np.ndarray,
+    steps: Sequence[int],
+    seed: int,
+    progress: Progress,
+) -> list[list[float]]:
+    """The AUC on stage 2 of each campaign after each number of online steps on all of stage 1."""
+    run, config = Run(data, campaigns, seed), method.config
+    briefs = [data.campaign(c) for c in campaigns.tolist()]
+    run, briefs = lengthened(run, config.list_lengths, briefs)
+    layout, weights = run.dataset.layout, Weights(**general.state)
+    adapting = AdaptingSteps(method.network, layout)
+    sizes, found = (GrowingSize(4096), GrowingSize(1024)), list[list[float]]()
+    for number, (c, campaign) in enumerate(zip(campaigns.tolist(), briefs, strict=True)):
+        examples, labels = campaign_examples(run.dataset, campaign), data.stage2.label
+        index = layout.row_index(len(weights.table))
+        touched = index.distinct(examples.ids)
+        rows, ids = index.renumber(touched, sizes[0].holding(len(touched)), examples.ids)
+        local, rate = examples._replace(ids=ids), config.online_learning_rate
+        index = layout.row_index(len(rows))
+        state = adapting.start(weights.network, rows_of(weights.table, rows))
+        batches, taken, own = endless(local, config.batch_size, len(rows), seed), 0, list[float]()
+        for count in steps:
+            while taken < count:
+                some, batch = localise(index, next(batches), sizes[1])
+                state, taken = adapting.adapt(*state, some, batch, rate), taken + 1
+            model = adapting.current(state, rate)
+            adapted = AdaptedWeights(model["network"], rows, model["table"])
+            score = AdaptedScorer(
+                method.network, layout, weights, adapted, campaign.rows, run.lengths
+            )
+            own.append(auc(score(pool_rows(data, c)), labels[data.stage2.of(c)]))
+        found.append(own)
+        progress("judge", number + 1, len(campaigns))
+    return found
+
+
+def endless(examples: Batch, size: int, pad: int, seed: int) -> Iterator[Batch]:
+    """Yields minibatches of (n,) examples, which are shuffled again in every epoch."""
+    rng = generator(seed, 0)
+    while True:
+        yield from minibatches(examples, rng.permutation(len(examples.label)), size, pad)
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.online_steps")

@@ -1,0 +1,36 @@
+"""Judging after a number of online steps is what customising does, stopped there."""
+
+import math
+
+import numpy as np
+import pytest
+from commands import tiny_settings
+from toy import dataset
+
+import metaheac_jax as mh
+from experiments.online_steps import judge, means
+from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.methods import configured
+from metaheac_jax.progress import silent
+from metaheac_jax.ranking import auc
+
+
+def test_steps_of_an_epoch_are_an_epoch_and_none_is_the_general_model():
+    data = dataset(campaigns=12)
+    with tiny_settings():
+        method = configured("metaheac", offline_epochs=1, online_epochs=1, online_patience=None)
+        general = mh.fit(data, method, campaigns=np.arange(8))
+        briefs = [data.campaign(c) for c in (8, 9)]
+        models = mh.customise(general, data, briefs, method=method)
+    steps = sorted({math.ceil(len(own.labels) / method.config.batch_size) for own in briefs})
+    [count] = steps  # both campaigns have as many minibatches
+    found = judge(method, general, data, np.array([8, 9]), (0, count), 0, silent)
+    of = [data.stage2.label[data.stage2.of(c)] for c in (8, 9)]
+    customised = [
+        auc(model.score(pool_rows(data, c)), label)
+        for c, model, label in zip((8, 9), models, of, strict=True)
+    ]
+    assert [own[1] for own in found] == pytest.approx(customised)
+    assert found[0][0] != found[0][1]
+    worlds = [{"auc": {"metaheac": found}}]
+    assert means(worlds, "metaheac") == np.mean(found, axis=0).tolist()
