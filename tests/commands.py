@@ -138,7 +138,7 @@ def tiny_settings(*, campaigns_per_step: int = 2):
     Args:
       campaigns_per_step: the same for every method.
     """
-    sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
+    sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 128}
     sizes |= {"campaigns_per_step": campaigns_per_step}
     sizes |= {"offline_epochs": 1, "offline_patience": None, "online_epochs": 2}
     with pytest.MonkeyPatch.context() as patch:

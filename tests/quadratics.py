@@ -1,7 +1,6 @@
 """Campaigns whose losses are quadratic, so that every meta-gradient has a closed form."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 ALPHA = 0.1
@@ -26,15 +25,14 @@ MEMORY = {"mean": np.linspace(-1, 1, 4), "steps": np.array(5)}
 
 def quadratic_campaigns(*shape, seed=0, size=4):
     """Parameters, and support and query: a symmetric matrix and a centre per entry of ``shape``."""
-    rng = np.random.default_rng(seed)
+    rng, dtype = np.random.default_rng(seed), jax.dtypes.canonicalize_dtype(float)
+    draw = lambda *shape: rng.normal(size=shape).astype(dtype)  # noqa: E731
 
     def side():
-        root = rng.normal(size=(*shape, size, size))
-        return jnp.asarray(root @ root.swapaxes(-1, -2)), jnp.asarray(
-            rng.normal(size=(*shape, size))
-        )
+        root = draw(*shape, size, size)
+        return root @ root.swapaxes(-1, -2), draw(*shape, size)
 
-    return jnp.asarray(rng.normal(size=size)), side(), side()
+    return draw(size), side(), side()
 
 
 def member(tree, c):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.special import log_softmax
 from toy import drawn
 
 from metaheac_jax.networks import MetaHeac, mixture_log_probabilities
@@ -20,9 +21,9 @@ LOGITS = hnp.arrays(np.float64, (3, 4), elements=st.floats(-8, 8))
 @given(weights=LOGITS, logits=LOGITS)
 def test_the_mixture_equals_the_naive_form_where_that_is_accurate(weights, logits):
     with jax.enable_x64(True):
-        log_weights = jax.nn.log_softmax(jnp.asarray(weights))
+        log_weights = log_softmax(weights, axis=-1)
         p = (np.exp(log_weights) / (1 + np.exp(-logits))).sum(-1)
-        log_p, log_not_p = mixture_log_probabilities(log_weights, jnp.asarray(logits))
+        log_p, log_not_p = jax.jit(mixture_log_probabilities)(log_weights, logits)
         np.testing.assert_allclose(log_p, np.log(p), rtol=1e-9)
         np.testing.assert_allclose(log_not_p, np.log1p(-p), rtol=1e-6, atol=1e-12)
 
@@ -30,28 +31,29 @@ def test_the_mixture_equals_the_naive_form_where_that_is_accurate(weights, logit
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("critics", [1, 5])
 def test_the_mixture_is_finite_with_finite_gradients_for_huge_logits(sign, critics):
-    log_weights = jnp.log(jnp.full(critics, 1 / critics))
-
     def loss(logits, label):
+        log_weights = jnp.log(jnp.full(critics, 1 / critics))
         log_p, log_not_p = mixture_log_probabilities(log_weights, logits)
         return cross_entropy(log_p, log_not_p, label)
 
+    @jax.jit
+    def derivatives(*given):
+        return *jax.value_and_grad(loss)(*given), jax.hessian(loss)(*given)
+
     for label in (0.0, 1.0):
-        logits = sign * jnp.full(critics, 1e4)
-        value, grad = jax.value_and_grad(loss)(logits, label)
-        hessian = jax.hessian(loss)(logits, label)
+        value, gradient, hessian = derivatives(np.full(critics, sign * 1e4), label)
         assert np.isfinite(value)
-        assert np.isfinite(grad).all()
+        assert np.isfinite(gradient).all()
         assert np.isfinite(hessian).all()
-    # A confident mistake costs its logit, and still pulls with full force.
-    np.testing.assert_allclose(loss(jnp.full(critics, 1e4), 0.0), 1e4, rtol=1e-6)
-    grad = jax.grad(loss)(jnp.full(critics, 1e4), 0.0)
-    np.testing.assert_allclose(grad.sum(), 1, rtol=1e-6)
+        if sign == (-1 if label else 1):
+            # A confident mistake costs its logit, and still pulls with full force.
+            np.testing.assert_allclose(value, 1e4, rtol=1e-6)
+            np.testing.assert_allclose(np.sum(gradient), sign, rtol=1e-6)
 
 
 def fields():
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(size=(B, M, K))), jnp.asarray(rng.normal(size=(N, K)))
+    return rng.normal(size=(B, M, K)), rng.normal(size=(N, K))
 
 
 def by_hand(params, user, campaign):
@@ -83,9 +85,9 @@ def test_equals_the_papers_formula(x64):
     user, campaign = fields()
     # Larger than initial values, so that no gate is close to uniform and no p to 1/2.
     params = drawn(network, user, campaign)
-    output = network.apply(params, user, campaign)
+    output = jax.jit(network.apply)(params, user, campaign)
     for b in range(B):
-        p = by_hand(params, np.asarray(user[b]), np.asarray(campaign))
+        p = by_hand(params, user[b], campaign)
         np.testing.assert_allclose(output.log_p[b], np.log(p), rtol=1e-9)
         np.testing.assert_allclose(output.log_not_p[b], np.log1p(-p), rtol=1e-8, atol=1e-12)
 

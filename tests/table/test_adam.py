@@ -20,9 +20,9 @@ def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64, **options):
       The table's state, not flushed; the dense table and its optimiser's state; the initial table.
     """
     rng, rows = np.random.default_rng(0), len(often)
-    start = jnp.asarray(rng.normal(size=(rows, 2)), dtype)
+    start = rng.normal(size=(rows, 2)).astype(dtype)
     ours, dense = table_adam(RATE, **options), optax.adam(RATE, **options)
-    state, table, opt_state = ours.init(start), start, dense.init(start)
+    state, table, opt_state = jax.jit(ours.init)(start), start, dense.init(start)
 
     @jax.jit
     def row_step(state, rows, gradient):
@@ -37,14 +37,14 @@ def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64, **options):
     for _ in range(steps):
         touched = rng.random(rows) < often
         gradient = np.where(touched[:, None], scale * rng.normal(0.3, 1, (rows, 2)), 0)
-        gradient = jnp.asarray(gradient, dtype)
+        gradient = gradient.astype(dtype)
         state = row_step(state, np.where(touched, np.arange(rows), rows), gradient)
         table, opt_state = dense_step(table, opt_state, gradient)
-    return state, (table, opt_state), np.asarray(start)
+    return *jax.device_get((state, (table, opt_state))), start
 
 
 def flushed(state, **options):
-    return np.asarray(table_adam(RATE, **options).flush(state).table)
+    return np.asarray(jax.jit(table_adam(RATE, **options).flush)(state).table)
 
 
 def test_equals_dense_adam_over_a_thousand_steps(x64):
@@ -61,7 +61,7 @@ def test_equals_dense_adam_over_a_thousand_steps(x64):
 
 def test_flushed_moments_are_those_of_dense_adam(x64):
     state, (dense, (moments, *_)), _ = both(50)
-    new = table_adam(RATE).flush(state)
+    new = jax.jit(table_adam(RATE).flush)(state)
     np.testing.assert_allclose(new.table, dense, rtol=0, atol=1e-7)
     np.testing.assert_allclose(new.mu, moments.mu, rtol=1e-10, atol=1e-15)
     np.testing.assert_allclose(new.nu, moments.nu, rtol=1e-10, atol=1e-15)
@@ -72,7 +72,7 @@ def test_flushed_moments_are_those_of_dense_adam(x64):
 def test_gathered_rows_are_up_to_date_and_padding_is_zero(x64):
     state, (dense, (moments, *_)), _ = both(50)
     rows = np.array([45, 3, 20, len(OFTEN), 30])
-    local = table_adam(RATE).gather(state, rows)
+    local = jax.jit(table_adam(RATE).gather)(state, rows)
     real = rows < len(OFTEN)
     np.testing.assert_allclose(local.values[real], dense[rows[real]], rtol=0, atol=1e-7)
     np.testing.assert_allclose(local.mu[real], moments.mu[rows[real]], rtol=1e-10, atol=1e-15)
@@ -123,14 +123,17 @@ def test_tables_whose_numbers_are_too_coarse_for_adam_are_refused(dtype):
 def test_options_of_64_bits_leave_a_table_of_32_bits(x64, scalar):
     options = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
     ours = table_adam(**{name: scalar(value) for name, value in options.items()})
-    state, rows = ours.init(jnp.ones((4, 2), jnp.float32)), jnp.array([0, 2])
-    local = ours.gather(state, rows)
-    moved = ours.move(local, jnp.ones((2, 2), jnp.float32), state.count)
-    flushed = ours.flush(ours.scatter(state, rows, local, moved))
-    for made in (local, moved, flushed):
-        assert {array.dtype for array in jax.tree.leaves(made) if array.ndim > 1} == {
-            np.dtype("float32")
-        }
+
+    def both(table, rows, gradient):
+        state = ours.init(table)
+        local = ours.gather(state, rows)
+        moved = ours.move(local, gradient, state.count)
+        return local, moved, ours.flush(ours.scatter(state, rows, local, moved))
+
+    ones = np.ones((4, 2), np.float32)
+    for made in jax.eval_shape(both, ones, np.array([0, 2]), ones[:2]):
+        dtypes = {array.dtype for array in jax.tree.leaves(made) if array.ndim > 1}
+        assert dtypes == {np.dtype("float32")}
 
 
 def test_a_schedule_as_rate_is_refused():

@@ -1,6 +1,6 @@
 """Where fields lie: the layout of a schema, and the network's inputs made from ids."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +12,7 @@ from metaheac_jax.table.pooling import UserFields
 LAYOUT = Layout(user_slots=(1, 2), small_fields=(), num_campaign_fields=2)
 TABLE = np.array([[1.0, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]])
 PAD = len(TABLE)
+inputs, dense = jax.jit(LAYOUT.inputs), jax.jit(UserFields.dense)
 #: The second user has no value of the second field; the third has no value at all.
 USERS = np.array([[0, 1, 2], [1, PAD, PAD], [PAD, PAD, PAD]])
 #: Means by hand: (row 1 + row 2) / 2 = (4, 5).
@@ -52,15 +53,15 @@ def test_layouts_of_equal_fields_are_equal():
 
 
 def test_inputs_are_field_vectors_of_users_and_campaigns():
-    user, campaign = LAYOUT.inputs(jnp.asarray(TABLE), Ids(USERS, np.array([5, PAD])))
-    np.testing.assert_allclose(user.dense(), VECTORS)
+    user, campaign = inputs(TABLE, Ids(USERS, np.array([5, PAD])))
+    np.testing.assert_allclose(dense(user), VECTORS)
     np.testing.assert_array_equal(campaign, [[11, 12], [0, 0]])  # the pad id has no embedding
     assert isinstance(user, UserFields)
 
 
 def test_campaign_fields_may_be_each_examples_own():
     campaign = np.array([[5, 4], [PAD, 3], [0, 0]])
-    _, fields = LAYOUT.inputs(jnp.asarray(TABLE), Ids(USERS, campaign))
+    _, fields = inputs(TABLE, Ids(USERS, campaign))
     expected = [[[11, 12], [9, 10]], [[0, 0], [7, 8]], [[1, 2], [1, 2]]]
     np.testing.assert_array_equal(fields, expected)
 
@@ -71,11 +72,11 @@ def test_users_with_any_leading_axes_and_small_fields(small):
     layout = Layout(user_slots=(1, 2), small_fields=small, num_campaign_fields=0)
     table = np.hstack([TABLE, -TABLE])  # wider than the small field has values
     ids = np.array([[0, 2, 4], [1, PAD, PAD]])
-    user = layout.users(jnp.asarray(table), ids[None, :, None])
+    user = jax.jit(layout.users)(table, ids[None, :, None])
     assert user.num_values == ((2, 0) if small else (0, 0))
     # The mean of rows 2 and 4 is (7, 8).
     expected = np.array([[[1, 2, -1, -2], [7, 8, -7, -8]], [[3, 4, -3, -4], [0] * 4]])
-    np.testing.assert_allclose(user.dense(), expected[None, :, None])
+    np.testing.assert_allclose(dense(user), expected[None, :, None])
 
 
 def test_a_row_index_keeps_the_numbers_of_small_fields_rows():

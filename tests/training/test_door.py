@@ -58,7 +58,7 @@ def test_padding_changes_nothing(x64, reduction, chunk, queries):
     gradient = build_meta_gradient(
         per_example, inner_learning_rate=ALPHA, campaigns_per_chunk=chunk, reduction=reduction
     )
-    ours, info = jax.jit(gradient)(jnp.asarray(1.5), support, query)
+    ours, info = jax.jit(gradient)(1.5, support, query)
     slopes, losses = [], []
     for (s, a), (q, b) in zip(supports, of_query, strict=True):
         adapted = 1.5 - ALPHA * np.mean(s * (1.5 - a))
@@ -78,8 +78,8 @@ def test_a_mask_goes_with_all_options(x64):
     each = lambda w, batch: (per_example(w, batch), batch[0])  # noqa: E731
     options = {"inner_optimizer": optax.sgd(ALPHA, momentum=0.5), "inner_steps": 2}
     build = partial(build_meta_gradient, has_aux=True, **options)
-    with_mask = build(each)(jnp.asarray(1.5), masked, masked)
-    without = build(plain)(jnp.asarray(1.5), masked.examples, masked.examples)
+    with_mask = jax.jit(build(each))(1.5, masked, masked)
+    without = jax.jit(build(plain))(1.5, masked.examples, masked.examples)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), with_mask, without)
 
 
@@ -89,7 +89,8 @@ def test_a_step_and_an_update_take_a_mask(x64):
     state, info = step(init(jnp.asarray(1.5)), support, query)
     assert state.params < 1.5 + info.loss
     own = jax.tree.map(lambda leaf: leaf[0], support)
-    adapted = inner_update(per_example, jnp.asarray(1.5), own, inner_learning_rate=ALPHA).params
+    update = jax.jit(partial(inner_update, per_example, inner_learning_rate=ALPHA))
+    adapted = update(1.5, own).params
     slope, centre = supports[0]
     np.testing.assert_allclose(adapted, 1.5 - ALPHA * (slope * (1.5 - centre))[0], rtol=1e-12)
 

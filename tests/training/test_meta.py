@@ -1,5 +1,7 @@
 """The meta-step against closed forms: quadratic campaigns, finite differences, independence."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +73,7 @@ def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
         assert len(x)
         return w**2 * x.sum()
 
-    query = jnp.arange(12.0).reshape(4, 3)
+    query = np.arange(12.0).reshape(4, 3)
     gradient = build_meta_gradient(
         loss,
         inner_learning_rate=ALPHA,
@@ -79,7 +81,7 @@ def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
         campaigns_per_chunk=chunk,
         reduction="sum",
     )
-    ours, info = gradient(jnp.asarray(3.0), jnp.zeros((4, 0)), query)
+    ours, info = jax.jit(gradient)(3.0, np.zeros((4, 0)), query)
     assert ours == 2 * 3 * query.sum()
     np.testing.assert_array_equal(info.support_loss, [0] * 4)
 
@@ -87,10 +89,11 @@ def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
 def test_a_campaign_adapts_the_part_that_is_selected(x64):
     """Campaign c sees two of six parameters: the signature there, and nothing elsewhere."""
     _, support, query = quadratic_campaigns(3, size=2)
-    whole, part = jnp.arange(6.0) / 3, jnp.array([[0, 1], [1, 4], [5, 0]])
-    ours, _ = build_meta_gradient(
+    whole, part = np.arange(6.0) / 3, np.array([[0, 1], [1, 4], [5, 0]])
+    gradient = build_meta_gradient(
         quadratic, inner_learning_rate=ALPHA, reduction="sum", select=lambda w, part: w[part]
-    )(whole, support, query, part)
+    )
+    ours, _ = jax.jit(gradient)(whole, support, query, part)
     expected = np.zeros(6)
     for c in range(3):
         expected[part[c]] += signature(whole[part[c]], *member((support, query), c))
@@ -116,18 +119,20 @@ def test_one_rate_a_leaf_and_learned_rates(x64):
     def loss(params, batch):
         return quadratic(params["w"], batch)
 
-    params = {"w": w, "rate": jnp.asarray(ALPHA)}
+    params = {"w": w, "rate": ALPHA}
     learned = build_meta_gradient(
         loss, inner_learning_rate=lambda p: {"w": p["rate"], "rate": 0.0}, reduction="sum"
     )
-    grads, _ = learned(params, support, query)
+    grads, _ = jax.jit(learned)(params, support, query)
     one_support, one_query = member((support, query), 0)
     (A, a), (B, b) = one_support, one_query
     adapted = w - ALPHA * A @ (w - a)
     np.testing.assert_allclose(grads["w"], signature(w, one_support, one_query), rtol=1e-12)
     np.testing.assert_allclose(grads["rate"], -(A @ (w - a)) @ (B @ (adapted - b)), rtol=1e-12)
 
-    frozen = inner_update(loss, params, one_support, inner_learning_rate={"w": 0.0, "rate": ALPHA})
+    rates = {"w": 0.0, "rate": ALPHA}
+    update = jax.jit(partial(inner_update, loss, inner_learning_rate=rates))
+    frozen = update(params, one_support)
     np.testing.assert_array_equal(frozen.params["w"], w)
 
 
@@ -140,10 +145,9 @@ def test_step_applies_the_optimiser_consumes_its_state_and_compiles_once(x64):
         return quadratic(params, batch)
 
     init, step = build_meta_step(counted, optax.sgd(0.01), inner_learning_rate=ALPHA)
-    expected = (
-        w - 0.01 * build_meta_gradient(quadratic, inner_learning_rate=ALPHA)(w, support, query)[0]
-    )
-    first = init(jnp.copy(w))
+    gradient = jax.jit(build_meta_gradient(quadratic, inner_learning_rate=ALPHA))
+    expected = w - 0.01 * np.asarray(gradient(w, support, query)[0])
+    first = init(w)
     state, info = step(first, support, query)
     np.testing.assert_allclose(state.params, expected, rtol=1e-12)
     assert first.params.is_deleted()
@@ -170,7 +174,7 @@ def test_weakly_typed_parameters_and_those_on_a_device_compile_once(params):
 @pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])
 def test_optimisers_that_keep_the_start_and_shared_arrays_can_be_trained(name):
     """A step that donates its state would refuse one array in two places."""
-    w, support, query = quadratic_campaigns(2)
+    w, support, query = jax.tree.map(jnp.asarray, quadratic_campaigns(2))
     make = getattr(optax.contrib, name)
     optimizer = make(optax.sgd(0.01)) if name == "mechanize" else make()
     loss = lambda params, batch: quadratic(params["a"] + params["b"], batch)  # noqa: E731
@@ -195,16 +199,22 @@ def test_the_optimiser_receives_the_loss():
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_array_as_the_rate_leaves_the_type_of_the_parameters(steps):
     w, support, _ = jax.tree.map(lambda x: x.astype(jnp.bfloat16), quadratic_campaigns(1))
-    batch, options = jax.tree.map(lambda x: x[0], support), {"inner_steps": steps}
-    by_array = inner_update(quadratic, w, batch, inner_learning_rate=jnp.float32(0.125), **options)
-    by_number = inner_update(quadratic, w, batch, inner_learning_rate=0.125, **options)
+    options = {"inner_steps": steps}
+
+    @jax.jit
+    def both(w, batch):
+        rates = jnp.float32(0.125), 0.125
+        update = partial(inner_update, quadratic, w, batch, **options)
+        return [update(inner_learning_rate=own) for own in rates]
+
+    by_array, by_number = both(w, member(support, 0))
     assert by_array.params.dtype == jnp.bfloat16
     np.testing.assert_array_equal(by_array.params, by_number.params)
 
 
 @pytest.mark.parametrize("chunk", [1, "all"])
 def test_gradients_of_16_bits_lose_none_of_many_campaigns(chunk):
-    ones = jnp.ones(512, jnp.bfloat16)
+    ones = np.ones(512, jnp.bfloat16)
     gradient = build_meta_gradient(
         lambda w, x: w * x, inner_learning_rate=ALPHA, reduction="sum", campaigns_per_chunk=chunk
     )
@@ -216,7 +226,7 @@ def test_gradients_of_16_bits_lose_none_of_many_campaigns(chunk):
 @pytest.mark.parametrize("chunk", [1, "all"])
 def test_a_mean_in_float16_may_be_of_a_sum_that_float16_does_not_hold(chunk):
     """Five gradients and losses of 2^14; float16 ends at 2^16."""
-    w, x = jnp.ones((), jnp.float16), jnp.full(5, 2.0**14, jnp.float16)
+    w, x = np.float16(1), np.full(5, 2.0**14, np.float16)
     gradient = build_meta_gradient(lambda w, x: w * x, inner_steps=0, campaigns_per_chunk=chunk)
     ours, info = jax.jit(gradient)(w, x, x)
     assert ours.dtype == info.loss.dtype == jnp.float16

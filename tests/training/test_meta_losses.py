@@ -40,7 +40,7 @@ def test_aux_is_that_of_the_query_after_adaptation(x64, chunk):
     gradient = build_meta_gradient(
         with_distance, has_aux=True, campaigns_per_chunk=chunk, **DESCENT
     )
-    ours, info = gradient(w, support, query)
+    ours, info = jax.jit(gradient)(w, support, query)
     close(ours, sums(w, support, query, signature))
     adapted = [w - ALPHA * A @ (w - a) for A, a in zip(*support, strict=True)]
     close(info.aux["distance"], np.array(adapted) - query[1])
@@ -52,7 +52,7 @@ def test_aux_may_have_plain_numbers(chunk, options):
     w, support, query = quadratic_campaigns(4)
     counted = lambda w, batch: (quadratic(w, batch), {"examples": 3})  # noqa: E731
     options = options | {"has_aux": True, "campaigns_per_chunk": chunk} | DESCENT
-    info = build_meta_gradient(counted, **options)(w, support, query)[1]
+    info = jax.jit(build_meta_gradient(counted, **options))(w, support, query)[1]
     assert info.aux["examples"].tolist() == [3] * 4
 
 
@@ -73,7 +73,7 @@ def test_a_state_goes_through_the_steps_and_is_averaged_over_campaigns(x64, chun
     w, support, query = quadratic_campaigns(3)
     options = {"has_state": True, "has_aux": True, "inner_steps": 2} | DESCENT
     gradient = build_meta_gradient(with_memory, campaigns_per_chunk=chunk, **options)
-    ours, info = gradient(w, support, query, model_state=MEMORY)
+    ours, info = jax.jit(gradient)(w, support, query, model_state=MEMORY)
     loss, means = by_hand(w, support, query)
     close(info.loss, loss)
     close(info.model_state["mean"], np.mean(means, axis=0))
@@ -87,7 +87,8 @@ def test_a_state_goes_through_the_steps_and_is_averaged_over_campaigns(x64, chun
 def test_first_order_takes_the_state_for_a_constant(x64):
     w, support, query = quadratic_campaigns(1)
     options = {"has_state": True, "has_aux": True, "first_order": True} | DESCENT
-    ours, _ = build_meta_gradient(with_memory, **options)(w, support, query, model_state=MEMORY)
+    gradient = jax.jit(build_meta_gradient(with_memory, **options))
+    ours, _ = gradient(w, support, query, model_state=MEMORY)
     (A, a), (B, b) = member((support, query), 0)
     adapted = w - ALPHA * A @ (w - a - MEMORY["mean"])
     close(ours, B @ (adapted - b - (0.9 * MEMORY["mean"] + 0.1 * w)))
@@ -98,20 +99,14 @@ def test_a_step_keeps_the_state_of_the_model(x64):
     init, step = build_meta_step(
         with_memory, optax.sgd(0.01), inner_learning_rate=ALPHA, has_state=True, has_aux=True
     )
-    state = init(w, jax.tree.map(jnp.asarray, MEMORY))
+    state = init(w, MEMORY)
     for number in range(2):
         state, info = step(state, support, query)
         assert state.model_state["steps"] == 5 + 2 * (number + 1)
     assert info.model_state is None
-    adapted = inner_update(
-        with_memory,
-        state.params,
-        member(support, 0),
-        state.model_state,
-        inner_learning_rate=ALPHA,
-        has_state=True,
-        has_aux=True,
-    )
+    state, options = jax.device_get(state), {"inner_learning_rate": ALPHA}
+    update = jax.jit(partial(inner_update, with_memory, has_state=True, has_aux=True, **options))
+    adapted = update(state.params, member(support, 0), state.model_state)
     close(adapted.model_state["mean"], 0.9 * state.model_state["mean"] + 0.1 * state.params)
 
 
@@ -122,7 +117,7 @@ def test_a_query_loss_of_its_own(x64, steps):
     gradient = build_meta_gradient(
         quadratic, query_loss=lambda w, c: c @ w, inner_steps=steps, **DESCENT
     )
-    ours, _ = gradient(w, support, centres)
+    ours, _ = jax.jit(gradient)(w, support, centres)
     shrink = [np.linalg.matrix_power(np.eye(4) - ALPHA * A, steps) for A in support[0]]
     close(ours, sum(s @ c for s, c in zip(shrink, centres, strict=True)))
 
@@ -135,9 +130,14 @@ def test_weights_over_inner_steps(x64, weights):
 
     @jax.jit
     def by_weights(weights):  # as they change during training
-        return build(step_weights=weights, campaigns_per_chunk=1)(w, support, query)
+        last = build()(w, support, query)[1]
+        each = [
+            build_meta_gradient(quadratic, inner_steps=i, **DESCENT)(w, support, query)[1].loss
+            for i in after
+        ]
+        return *build(step_weights=weights, campaigns_per_chunk=1)(w, support, query), last, each
 
-    ours, info = by_weights(jnp.array(weights))
+    ours, info, last, each = by_weights(np.array(weights))
     close(
         ours,
         sum(
@@ -145,12 +145,7 @@ def test_weights_over_inner_steps(x64, weights):
             for i, v in zip(after, weights, strict=True)
         ),
     )
-    _, last = build()(w, support, query)
     close(info.query_loss, last.query_loss)
-    each = [
-        build_meta_gradient(quadratic, inner_steps=i, **DESCENT)(w, support, query)[1].loss
-        for i in after
-    ]
     close(info.loss, np.dot(weights, each))
 
 
@@ -204,16 +199,20 @@ def test_the_strength_of_implicit_gradients_may_change_during_training(chunk):
     build = partial(
         build_meta_gradient, quadratic, inner_steps=3, campaigns_per_chunk=chunk, **DESCENT
     )
-    by_strength = jax.jit(lambda strength: build(implicit=Implicit(strength))(w, *sides))
-    constant = jax.jit(lambda: build(implicit=Implicit(2.0))(w, *sides))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0.02), by_strength(2.0), constant())
-    assert by_strength(jnp.float32(2.0))[0].dtype == jnp.bfloat16
+
+    @jax.jit
+    def both(strength):
+        return [build(implicit=Implicit(own))(w, *sides) for own in (strength, 2.0)]
+
+    by_strength, constant = both(np.float32(2.0))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0.02), by_strength, constant)
+    assert by_strength[0].dtype == jnp.bfloat16
 
 
 def test_finite_differences_of_an_implicit_gradient(x64):
     """A head adapts to its minimum; the body has its derivative through that minimum."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    draw = lambda *shape: rng.normal(size=shape)  # noqa: E731
     support, query = ({"x": draw(2, 5, 3), "y": draw(2, 5)} for _ in range(2))
     params = {"body": draw(3, 2), "head": draw(2)}
 
@@ -233,13 +232,13 @@ def test_finite_differences_of_an_implicit_gradient(x64):
     )
     ours, _ = gradient(params, support, query)
     for name in params:
-        direction = jnp.cos(jnp.arange(params[name].size)).reshape(params[name].shape)
+        direction = np.cos(np.arange(params[name].size)).reshape(params[name].shape)
         ends = [
             gradient(params | {name: params[name] + t * direction}, support, query)[1].loss
             for t in (1e-5, -1e-5)
         ]
         slope = (ends[0] - ends[1]) / 2e-5
-        np.testing.assert_allclose(jnp.vdot(ours[name], direction), slope, rtol=1e-6)
+        np.testing.assert_allclose(np.vdot(ours[name], direction), slope, rtol=1e-6)
 
 
 STRONG = Implicit(1.0)

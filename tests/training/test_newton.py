@@ -8,6 +8,8 @@ from scipy.special import expit
 
 from metaheac_jax.training.newton import solve_logistic
 
+solve = jax.jit(solve_logistic, static_argnames="num_steps")
+
 
 def examples(count=80, factors=5, *, scale=1.0, seed=0):
     """Factors with an intercept, offsets, labels and weights, in float64."""
@@ -32,37 +34,35 @@ def test_it_is_the_minimum_that_scipy_finds(scale, shift):
     offset = offset + np.where(f[:, 0] > 0, *shift)
     found = minimize(loss, np.zeros(5), (f, offset, label, weight), method="BFGS", tol=1e-9)
     with jax.enable_x64(True):
-        head = solve_logistic(f, offset, label, weight, num_steps=20)
+        head = solve(f, offset, label, weight, num_steps=20)
     np.testing.assert_allclose(head, found.x, atol=1e-4)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(100.0, 20.0), (30.0, 20.0), (3.0, 60.0)])
 def test_no_further_step_raises_the_loss(scale, shift):
     """Beyond rounding; nor does the last step, to which all of these lead."""
-    solve = jax.jit(lambda steps, *given: solve_logistic(*given, num_steps=steps))
+    after = jax.jit(lambda steps, *given: solve_logistic(*given, num_steps=steps))
     for seed in range(3):
         f, offset, label, weight = examples(count=64, factors=11, scale=scale, seed=seed)
         given = f, offset + shift * np.random.default_rng(seed).normal(size=64), label, weight
         before = loss(np.zeros(11), *given)
         with jax.enable_x64(True):
-            heads = [np.asarray(solve(steps, *given)) for steps in range(9)]
+            heads = [np.asarray(after(steps, *given)) for steps in range(9)]
         for head in heads:
-            after = loss(head, *given)
-            assert after <= 1.001 * before
-            before = after
+            lower = loss(head, *given)
+            assert lower <= 1.001 * before
+            before = lower
 
 
 def test_a_step_whose_loss_is_no_number_is_not_taken():
     """The Hessian is that of the penalty alone, and what the step adds to log-odds is infinite."""
     f = np.array([[1e20, 1], [1e20, 1], [-1e20, 1]], np.float32)
     offset, label = np.array([200.0, 200.0, -200.0], np.float32), np.array([0.0, 0.0, 1.0])
-    solve = jax.jit(solve_logistic, static_argnames="num_steps")
     assert not solve(f, offset, label, np.ones(3), num_steps=1).any()
 
 
 def test_padding_has_no_effect_and_no_examples_give_zeros():
     f, offset, label, weight = examples()
-    solve = jax.jit(solve_logistic)
     padded = (np.pad(a, [(0, 9)] + [(0, 0)] * (a.ndim - 1)) for a in (f, offset, label, weight))
     f_padded, *others = padded
     f_padded[80:] = 100.0  # whatever padding holds
@@ -74,7 +74,7 @@ def test_padding_has_no_effect_and_no_examples_give_zeros():
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_examples_of_one_label_have_a_finite_head(label):
     f, offset, _, weight = examples()
-    head = solve_logistic(f, offset, np.full(80, label), weight, num_steps=20)
+    head = np.asarray(solve(f, offset, np.full(80, label), weight, num_steps=20))
     assert np.isfinite(head).all()
     assert (head[-1] > 0) == label
 
