@@ -16,7 +16,8 @@ NETWORK = MLP(widths=(5, 4))
 
 def weights(seed=0):
     """Parameters of the network, and a table."""
-    table = jax.random.normal(jax.random.key(seed), (ROWS, WIDTH))
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    table = np.random.default_rng(seed).normal(size=(ROWS, WIDTH)).astype(dtype)
     return drawn(NETWORK, np.zeros((1, 3, WIDTH)), np.zeros((2, WIDTH))), table
 
 

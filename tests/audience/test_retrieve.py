@@ -109,7 +109,6 @@ def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them
     ("name", "devices", "platform"),
     [
         ("lr", 1, "cpu"),
-        ("mlp-pretraining", 1, "cpu"),
         ("mlp-pretraining", 3, "cpu"),
         ("mlp-pretraining", 2, "tpu"),
         ("solved-head", 1, "cpu"),

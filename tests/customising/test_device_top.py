@@ -36,10 +36,10 @@ numbers = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 0.25, 3.0, np.inf])
 
 @given(
     scores=st.lists(st.tuples(numbers, numbers, st.booleans()), max_size=40),
-    size=st.integers(1, 12),
-    num_devices=st.integers(1, 3),
+    size=st.sampled_from([1, 4, 12]),
+    num_devices=st.integers(1, 2),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20)
 def test_the_best_are_those_of_a_sort(scores, size, num_devices):
     table = np.array(scores or np.zeros((0, 3)), np.float32).reshape(-1, 3).T
     scores, able = table[:2], np.stack([table[2] > 0, np.ones(table.shape[1], bool)])

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,15 +50,16 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     longer, lengths = with_lengths(DATA)
     data = longer if lengthened else DATA
     values = np.arange(float(data.num_rows))
-    weights = WEIGHTS._replace(table=jnp.array(values)[:, None])
+    weights = WEIGHTS._replace(table=jnp.asarray(values[:, None]))
     rows = np.array([0, data.num_rows], np.int32)
     adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((2, 1), -99.0))
     own_lengths = lengths if lengthened else None
     scores = scorer_of(weights, adapted, data.campaign_rows[2], own_lengths)(DATA.user_rows)
     values[0] = -99
-    own = weights._replace(table=jnp.array(values)[:, None])
-    inputs = data.layout.inputs(own.table, Ids(data.user_rows[:], data.campaign_rows[2]))
-    expected = REGRESSION.apply({"params": {"bias": jnp.array(0.5)}}, *inputs).log_odds
+    own = weights._replace(table=values[:, None])
+    ids = Ids(data.user_rows[:], data.campaign_rows[2])
+    inputs = jax.jit(data.layout.inputs)(own.table, ids)
+    expected = jax.jit(REGRESSION.apply)({"params": {"bias": 0.5}}, *inputs).log_odds
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     np.testing.assert_array_equal(weights.table[:, 0], np.arange(data.num_rows))
 

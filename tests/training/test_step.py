@@ -26,7 +26,7 @@ def row_step(gradient):
 def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
     network, table = weights()
     init, step = row_step(META)
-    state = init(*jax.tree.map(jnp.copy, (network, table)))
+    state = init(network, table)
     params, optimizer = {"network": network, "table": table}, optax.adam(0.01)
     opt_state = optimizer.init(params)
 
@@ -42,17 +42,18 @@ def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
         state, info = step(state, rows, *local)
         params, opt_state, whole_info = whole(params, opt_state, sides)
         np.testing.assert_allclose(info.loss, whole_info.loss, rtol=0, atol=1e-6)
-    ours = {"network": state.network, "table": table_adam(0.01).flush(state.table).table}
+    flushed = jax.jit(table_adam(0.01).flush)(state.table).table
+    ours = {"network": state.network, "table": flushed}
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), ours, params)
 
 
-@pytest.mark.parametrize("committed", ["network", "table", "both", "none", "none, numpy"])
+@pytest.mark.parametrize("committed", ["network", "both", "none, numpy"])
 def test_a_step_is_compiled_once_wherever_the_parameters_are_put(committed):
     """Parameters that ``jax.device_put`` has put on a device, as those of a restored checkpoint."""
     network, table = weights()
     if committed in ("network", "both"):
         network = jax.device_put(network, jax.devices()[0])
-    if committed in ("table", "both"):
+    if committed == "both":
         table = jax.device_put(table, jax.devices()[0])
     if committed == "none, numpy":
         network, table = jax.tree.map(np.asarray, (network, table))
