@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from metaheac_jax.customising.customiser import minibatches
-from metaheac_jax.customising.sizes import GrowingSize
+from metaheac_jax.customising.sizes import GrowingSize, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.table.layout import Ids
 
@@ -32,6 +32,10 @@ def test_picked_examples_are_divided_and_the_last_are_padded():
 
 def test_no_examples_make_no_minibatch():
     assert not list(minibatches(examples(10, 5), np.empty(0, int), 2, PAD))
+
+
+def test_a_usual_size_is_the_next_power_of_two():
+    assert [usual_size(count) for count in (5000, 8192, 8193)] == [8192, 8192, 16384]
 
 
 class Slow(int):

@@ -51,11 +51,11 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     data = longer if lengthened else DATA
     values = np.arange(float(data.num_rows))
     weights = WEIGHTS._replace(table=jnp.asarray(values[:, None]))
-    rows = np.array([0, data.num_rows], np.int32)
+    rows = np.array([1, data.num_rows], np.int32)
     adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((2, 1), -99.0))
     own_lengths = lengths if lengthened else None
     scores = scorer_of(weights, adapted, data.campaign_rows[2], own_lengths)(DATA.user_rows)
-    values[0] = -99
+    values[1] = -99
     own = weights._replace(table=values[:, None])
     ids = Ids(data.user_rows[:], data.campaign_rows[2])
     inputs = jax.jit(data.layout.inputs)(own.table, ids)

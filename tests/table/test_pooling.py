@@ -58,6 +58,15 @@ def test_where_all_fields_have_few_values_all_are_products(users):
     np.testing.assert_allclose(product(user, kernel), expected, atol=1e-5)
 
 
+def test_a_field_of_few_values_may_come_between_others():
+    rng, slots = np.random.default_rng(0), (2, 1, 2)
+    table = rng.normal(size=(315, WIDTH))
+    ids = rng.integers((0, 0, 300, 309, 309), (300, 300, 309, 315, 315), (USERS, 5))
+    expected = dense(fields(table, ids, slots))
+    found = dense(fields(table, ids, slots, small_fields=(300, 9)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("small", [(0, 9, 3), (2, 0, 3), (0, 0, 0)])
 def test_a_field_without_a_value_is_zero(small):
     table = np.ones((sum(small) + 6, WIDTH))
