@@ -15,10 +15,14 @@ from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 
 
+EPOCHS = {"offline_epochs": 0, "online_epochs": 1, "online_patience": None}
+
+
 def test_steps_of_an_epoch_are_an_epoch_and_none_is_the_general_model():
     data = dataset(campaigns=12)
     with tiny_settings():
-        method = configured("metaheac", offline_epochs=1, online_epochs=1, online_patience=None)
+        # The network does not matter.
+        method = configured("mlp-pretraining", **EPOCHS)
         general = mh.fit(data, method, campaigns=np.arange(8))
         briefs = [data.campaign(c) for c in (8, 9)]
         models = mh.customise(general, data, briefs, method=method)
