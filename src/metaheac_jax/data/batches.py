@@ -152,7 +152,9 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       pad_to: B.
     """
     users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
-    own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
+    own = None
+    if dataset.schema.lists:
+        own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
     return _as_batch(dataset.rows_of(users, own), label, campaign, pad_to, dataset.num_rows)
 
 

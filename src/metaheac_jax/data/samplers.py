@@ -98,9 +98,10 @@ class CampaignSampler:
                 drawn = tuple(rng.choice(n, size, replace=False) for _ in range(2))
             for number, (side, positions) in enumerate(zip(sides, drawn, strict=True)):
                 batch = gather(self._dataset, offsets[c] + positions, fields, self._batch_size)
-                users, of_set = batch.ids.user, 2 * place + number
-                missing = left_out(users.shape, self._value_dropout, self._seed, step, of_set)
-                users[missing] = self._dataset.num_rows
+                if self._value_dropout:
+                    users, of_set = batch.ids.user, 2 * place + number
+                    missing = left_out(users.shape, self._value_dropout, self._seed, step, of_set)
+                    users[missing] = self._index.num_rows
                 side.append(batch)
         support, query = map(stacked, sides)
         return support, query
@@ -153,9 +154,10 @@ class ExampleSampler:
         examples, campaign = self.positions(step)
         fields = self._dataset.campaign_rows[campaign]
         batch = gather(self._dataset, examples, fields, len(examples))
-        shape = self.batch_size, self._dataset.user_rows.shape[1]
-        missing = left_out(shape, self._value_dropout, self._seed, step, 0)
-        batch.ids.user[missing] = self._dataset.num_rows
+        users = batch.ids.user
+        if self._value_dropout:
+            missing = left_out(users.shape, self._value_dropout, self._seed, step, 0)
+            users[missing] = self._index.num_rows
         return batch, self._index.distinct(batch.ids)
 
 
@@ -166,8 +168,6 @@ def left_out(
 
     The draws depend only on the seed, the step and the number, and do not overlap `generator`'s.
     """
-    if not probability:
-        return np.zeros(shape, bool)
     philox = np.random.Philox(key=np.array([seed, step], np.uint64)).jumped(1 + number)
     return np.random.Generator(philox).random(shape, np.float32) < probability
 
