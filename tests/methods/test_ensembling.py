@@ -10,7 +10,6 @@ from metaheac_jax.methods import Run, customise, ensembling, fit
 from metaheac_jax.methods.ensembling import best_shares
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
-from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
 TRAIN, NEW = np.arange(9), np.arange(9, 12)
@@ -105,7 +104,7 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
     assert fresh(begun)
     assert not fresh(seen)
     jax.tree.map(np.testing.assert_array_equal, dict(again.state), dict(general.state))
-    told = ", ".join(f"{own:g}" for own in np.asarray(general.state["shares"]))
+    told = ", ".join(f"{own:.2f}" for own in np.asarray(general.state["shares"]))
     [judged] = general.judgements
     assert seen[-1][0] == f"Ensemble: shares {told}, held-out AUC {judged.auc:.4f}"
 
@@ -113,39 +112,27 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
 # Shares -----------------------------------------------------------------------------------------
 
 
-def noisy(rng, label, *noise):
-    """(E, P) scores of members, which are the labels and noise of these standard deviations."""
-    return label + np.array(noise)[:, None] * rng.normal(size=(len(noise), len(label)))
-
-
 def halves_of(*noise):
-    """Scores and labels of ten campaigns."""
-    rng = np.random.default_rng(0)
-    labels = [(rng.random(2000) < 0.2).astype(int) for _ in range(10)]
-    return [noisy(rng, label, *noise) for label in labels], labels
+    """Log-odds and labels of ten campaigns with fractions of seeds from a tenth to a half.
+
+    A member's log-odds are the label and noise of its standard deviation, with those of a seed
+    among all examples.
+    """
+    rng, scores, labels = np.random.default_rng(0), [], []
+    for fraction in np.linspace(0.1, 0.5, 10):
+        label = (rng.random(4000) < fraction).astype(int)
+        draws = np.array(noise)[:, None] * rng.normal(size=(len(noise), len(label)))
+        scores.append(label + draws + np.log(fraction / (1 - fraction)))
+        labels.append(label)
+    return scores, labels
 
 
-def test_shares_are_those_of_the_best_weighted_sum(monkeypatch):
-    """Independent members count by the inverse of their variance."""
-    monkeypatch.setattr(ensembling, "_PENALTY", 0)
-    halves = halves_of(1, 1, 2)
-    found = best_shares(*halves, [1] * 10)
-    assert found.sum() == pytest.approx(1)
-    np.testing.assert_allclose(found, [4 / 9, 4 / 9, 1 / 9], atol=0.11)
-    mean = lambda own: np.mean([auc(own @ s, y) for s, y in zip(*halves, strict=True)])  # noqa: E731
-    assert mean(found) >= max(map(mean, np.random.default_rng(0).dirichlet([1] * 3, 50))) - 1e-4
+def test_shares_are_those_of_the_true_log_odds(monkeypatch):
+    """Of independent normal members, they are the inverse variances."""
+    monkeypatch.setattr(ensembling, "_VARIANCE", 1e3)
+    np.testing.assert_allclose(best_shares(*halves_of(1, 1, 2)), [1, 1, 1 / 4], atol=0.06)
 
 
-def test_a_penalty_draws_shares_to_equal_ones(monkeypatch):
-    halves = halves_of(1, 3)
-    for penalty, expected in ((0, 0.9), (1e3, 0.5)):
-        monkeypatch.setattr(ensembling, "_PENALTY", penalty)
-        assert best_shares(*halves, [1] * 10)[0] == pytest.approx(expected, abs=0.11)
-
-
-def test_campaigns_count_by_their_weights(monkeypatch):
-    monkeypatch.setattr(ensembling, "_PENALTY", 0)
-    (one, label), (other, _) = ((own[0] for own in halves_of(*n)) for n in ((1, 9), (9, 1)))
-    both = [one, other], [label, label]
-    assert best_shares(*both, [1, 0])[0] > 0.9
-    assert best_shares(*both, [0, 1])[0] < 0.1
+def test_the_prior_draws_shares_to_equal_ones(monkeypatch):
+    monkeypatch.setattr(ensembling, "_VARIANCE", 1e-9)
+    np.testing.assert_allclose(best_shares(*halves_of(1, 3)), [0.5, 0.5], atol=1e-3)

@@ -4,7 +4,7 @@ A solved head learns which combinations of values tell users apart, a learned pr
 that need no label, and LR learns from nothing but the campaign. Their errors differ, so a mean of
 their log-odds can rank better than any of them. The ensemble is not in the paper.
 
-Axes: P users, E members, T vectors of shares that are tried.
+Axes: P users, E members.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
 from typing import Any
 
 import jax
@@ -35,11 +34,10 @@ from metaheac_jax.methods.method import GradientMethod, Run, Trained, register
 from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.progress import prefixed
-from metaheac_jax.ranking import auc
+from metaheac_jax.training.posterior import Examples, Gaussian, posterior_mode
 
-_STEPS = 10  # the shares that are tried are multiples of a tenth
-#: AUC that one unit of squared distance from equal shares has to gain on held-out campaigns.
-_PENALTY = 0.1
+#: Prior variance of a share. It decides between few held-out seeds and equal shares.
+_VARIANCE = 0.005
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,10 @@ class EnsembleConfig(Config):
 class EnsembleMethod(GradientMethod[EnsembleConfig]):
     """The weighted sum of the log-odds of a solved head, a learned prior and LR.
 
-    The shares add up to 1. They have the highest AUC on held-out campaigns, less a penalty on their
-    distance from equal shares. If none are held out, the shares are equal, or those of the model
-    that training continues from. Of that model only the solved head is trained further; the prior
-    is learned afresh.
+    The shares are the weights of a logistic regression on held-out campaigns, under a prior of
+    equal ones. If none are held out, the shares are equal, or those of the model that training
+    continues from. Of that model only the solved head is trained further; the prior is learned
+    afresh.
     """
 
     name, label, default = "ensemble", "Ensemble", EnsembleConfig()
@@ -107,11 +105,10 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
             for member in self.members
         ]
         scores = [np.stack(own) for own in zip(*each, strict=True)]
-        labels, weights = [own.labels for own in halves], [own.weight for own in halves]
-        shares = best_shares(scores, labels, weights)
+        shares = best_shares(scores, [own.labels for own in halves])
         judged = [quality_of(*pair) for pair in zip(halves, map(shares.dot, scores), strict=True)]
         quality, count = mean_quality(halves, judged), int((trained.optimizer or {})["count"])
-        told = ", ".join(f"{own:g}" for own in shares)
+        told = ", ".join(f"{own:.2f}" for own in shares)
         run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
         state = {**trained.state, "shares": shares}
         return trained._replace(state=state, judgements=np.array([[count, *quality]]))
@@ -141,19 +138,18 @@ def _summed(each: Sequence[Sequence[Scorer]], shares: Any) -> list[Scorer]:
     return [SumScorer(own, weights) for own in zip(*each, strict=True)]
 
 
-def best_shares(
-    scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], weights: Sequence[float]
-) -> np.ndarray:
-    """(E,) shares, which add up to 1, with the highest mean AUC less the penalty.
+def best_shares(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
+    """(E,) shares of the posterior's mode, given the judged halves of held-out campaigns.
 
     Args:
       scores: per campaign the members' log-odds, (E, P).
       labels: per campaign (P,).
-      weights: weight of each campaign in the mean.
     """
+    features = list[np.ndarray]()
+    for own, label in zip(scores, labels, strict=True):
+        base = np.log((label.sum() + 1) / ((1 - label).sum() + 1))  # what all members have
+        features.append(np.column_stack([(own - base).T, np.full(len(label), base)]))
     count = len(scores[0])
-    whole = product(range(_STEPS + 1), repeat=count)
-    tried = np.array([own for own in whole if sum(own) == _STEPS]) / _STEPS  # (T, E)
-    aucs = [[auc(own @ s, y) for s, y in zip(scores, labels, strict=True)] for own in tried]
-    distance = ((tried - 1 / count) ** 2).sum(axis=1)
-    return tried[np.argmax(np.average(aucs, axis=1, weights=weights) - _PENALTY * distance)]
+    prior = Gaussian(np.append(np.full(count, 1 / count), 1.0), _VARIANCE * np.eye(count + 1))
+    examples = Examples(np.concatenate(features, dtype=np.float32), np.concatenate(labels))
+    return posterior_mode(examples, prior)[:count]
