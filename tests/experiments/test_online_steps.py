@@ -14,7 +14,6 @@ from metaheac_jax.methods import configured
 from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 
-
 EPOCHS = {"offline_epochs": 0, "online_epochs": 1, "online_patience": None}
 
 

@@ -39,7 +39,7 @@ def reference(examples, mean, covariance):
     return mode, np.linalg.inv(hessian)
 
 
-def reference_em(made, groups, strength, rounds=150):
+def reference_em(made, groups, strength, rounds=60):
     """EM whose every round finds all modes exactly."""
     size = len(groups)
     mean, covariance = np.zeros(size), 0.02 * np.eye(size)
