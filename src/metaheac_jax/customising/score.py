@@ -260,7 +260,8 @@ def joint_program(scorers: Sequence[Scorer]) -> Program | None:
     if len(programs) == 1:
         return programs[0]
     arrays: dict[str, Any] = {str(n): own.arrays for n, own in enumerate(programs)}
-    arrays["order"] = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+    order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+    arrays["order"] = order.astype(np.int32)
     function = _beside(tuple(own.function for own in programs))
     return programs[0]._replace(function=function, arrays=arrays)
 
