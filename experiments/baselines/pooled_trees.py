@@ -10,18 +10,18 @@ Axes: P users, S slots of a user, N campaign fields, R table rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, vstack
 
 from experiments.baselines.similarity import indicators
-from experiments.baselines.trees import NUM_PRIOR_TREES, PriorConfig, booster_of, fit_matrix
+from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.methods import Method, Run, Trained, configured, register
+from metaheac_jax.methods import Config, Method, Run, Trained, configured, register
 from metaheac_jax.model import FunctionScorer, Scorer, State
 from metaheac_jax.progress import silent
 
@@ -37,6 +37,22 @@ TREES = {
 }
 
 
+#: Number of trees if no campaigns are held out.
+NUM_TREES = 200
+
+
+@dataclass(frozen=True)
+class TreesConfig(Config):
+    """Settings of the trees.
+
+    Attributes:
+      patience: number of trees without a lower loss on held-out campaigns after which training
+        stops; None holds none out, and there are `NUM_TREES` trees.
+    """
+
+    patience: int | None = 50
+
+
 def regressions(run: Run, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
     """LR with list lengths for each campaign."""
     method = configured("lr-lengths")
@@ -44,10 +60,10 @@ def regressions(run: Run, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
 
 
 @register
-class PooledTrees(Method[PriorConfig]):
+class PooledTrees(Method[TreesConfig]):
     """Trees on the pooled examples of all training campaigns, over the scores of LR."""
 
-    name, label, default = "pooled-trees", "Pooled trees over LR", PriorConfig(patience=50)
+    name, label, default = "pooled-trees", "Pooled trees over LR", TreesConfig()
 
     @property
     def holds_out(self) -> bool:
@@ -60,7 +76,7 @@ class PooledTrees(Method[PriorConfig]):
         held_out = rows_of(run, run.held_out) if len(run.held_out) else None
         settings, patience = TREES, self.config.patience
         if patience is None:
-            settings, patience = {**TREES, "num_iterations": NUM_PRIOR_TREES}, 0
+            settings, patience = {**TREES, "num_iterations": NUM_TREES}, 0
         trees = fit_matrix(*training, settings, held_out=held_out, patience=patience)
         return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 

@@ -14,7 +14,6 @@ from metaheac_jax.files import whole_file
 #: Methods with their own colour, which their variants with list lengths share.
 SHOWN = {
     "lr": "tab:brown",
-    "prior": "tab:purple",
     "mlp-pretraining": "tab:green",
     "without-meta": "tab:blue",
     "alpha-0": "tab:cyan",

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from experiments import feedback
+from experiments import feedback, online_steps
 from experiments.comparison import significance
 from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import BEFORE, Comparison, load
@@ -165,6 +165,12 @@ def fed_gain(method: str) -> str:
     return feedback.summary(plain("feedback")["conversions"][method])[-1]
 
 
+def after_steps(method: str) -> str:
+    """The cells of a method's mean AUC after each number of online steps."""
+    means = online_steps.means(plain("online_steps")["worlds"], method)
+    return " | ".join(map(number, means))
+
+
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:
     """The records of the meta-step's rivals by network and inner steps, and then by program."""
     found: dict[str, dict[str, Any]] = {}
@@ -205,7 +211,7 @@ def render() -> dict[Path, str]:
         lift,
         comparison,
     )
-    own = {function.__name__: function for function in (*known, fed_gain)}
+    own = {function.__name__: function for function in (*known, fed_gain, after_steps, plain)}
     texts, speed = {}, plain("throughput")
     for template, page in PAGES.items():
         text = environment.get_template(template).render(

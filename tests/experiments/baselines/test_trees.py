@@ -1,13 +1,10 @@
-"""Gradient-boosted trees: per campaign, and the prior of a user whatever the campaign."""
-
-from dataclasses import replace
+"""Gradient-boosted trees per campaign."""
 
 import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from experiments.baselines import trees
-from experiments.baselines.trees import CampaignTrees, UserPrior
+from experiments.baselines.trees import CampaignTrees
 from metaheac_jax.methods import customise, fit
 
 DATA = dataset(campaigns=12, per_campaign=400)
@@ -23,46 +20,6 @@ def test_trees_learn_each_campaigns_taste():
     found = aucs(DATA, NEW, models(CampaignTrees, DATA))
     assert found.mean() > 0.7
     assert found.min() > 0.55
-
-
-def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
-    seen, fit_trees = [], trees.fit_trees
-
-    def noted(users, label, num_rows, settings, held_out, patience):
-        seen.append((len(users), len(held_out[0]), patience))
-        return fit_trees(users, label, num_rows, settings, held_out, patience)
-
-    monkeypatch.setattr(trees, "fit_trees", noted)
-    monkeypatch.setattr(trees, "MAX_PRIOR_EXAMPLES", 1500)
-    general = fit(DATA, UserPrior(), campaigns=TRAIN)
-    text = general.state["trees"].tobytes().decode()
-    assert 0 < text.count("Tree=") < 20  # campaigns of opposite tastes have little in common
-    # Three of the eight campaigns, with 400 examples each, are held out.
-    assert seen == [(1500, 1200, 20)]
-    assert len(general.held_out) == 3
-
-
-def test_the_prior_has_a_fixed_number_of_trees_without_held_out_campaigns(monkeypatch):
-    monkeypatch.setattr(trees, "NUM_PRIOR_TREES", 5)
-    general = fit(DATA, UserPrior().changed(patience=None), campaigns=TRAIN)
-    assert general.held_out == ()
-    assert general.state["trees"].tobytes().decode().count("Tree=") == 5
-
-
-def test_the_prior_knows_no_campaign():
-    # Campaigns of opposite tastes: what one wants does not help with another.
-    assert 0.35 < aucs(DATA, NEW, models(UserPrior, DATA)).mean() < 0.65
-    users = DATA.user_rows[:50]
-    first, *others = (model(users) for model in models(UserPrior, DATA))
-    assert np.ptp(first) > 0
-    for other in others:
-        np.testing.assert_array_equal(other, first)
-    # Nor the new campaigns' seeds.
-    stage = DATA.stage1
-    flipped = stage.label.copy()
-    flipped[stage.offsets[NEW[0]] :] ^= 1
-    again = models(UserPrior, replace(DATA, stage1=replace(stage, label=flipped)))[0](users)
-    np.testing.assert_array_equal(again, first)
 
 
 def test_trees_give_log_odds():
