@@ -63,7 +63,8 @@ def main(options: Options) -> None:
     worlds = list[dict[str, Any]]()
     with terminal.progress_display() as progress:
         for seed in range(options.runs):
-            data = open_world(World(users=options.users, seed=seed), options.cache_dir)
+            world = World(users=options.users, seed=seed)
+            data = open_world(world, options.cache_dir, progress=progress)
             split, found = paper_split(data, seed), dict[str, Any]()
             for method in methods:
                 told = prefixed(progress, f"world {seed}, {method.label}: ")
@@ -74,8 +75,7 @@ def main(options: Options) -> None:
                     method, general, data, split.test, options.steps, seed, told
                 )
                 forget_compiled()
-            small = split.small[split.test].tolist()
-            worlds.append({"seed": seed, "small": small, "auc": found})
+            worlds.append({"seed": seed, "auc": found})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"commands": [command_of(options)], "provenance": provenance()}
     write_json(options.out, {**about, "steps": options.steps, "worlds": worlds})
