@@ -59,7 +59,9 @@ def test_equals_dense_adam_over_a_thousand_steps(x64):
     assert np.abs(state.table - dense).max() > 1e-4
 
 
-def test_flushed_moments_are_those_of_dense_adam(x64):
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_flushed_moments_are_those_of_dense_adam(x64, monkeypatch, platform):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     state, (dense, (moments, *_)), _ = both(50)
     new = jax.jit(table_adam(RATE).flush)(state)
     np.testing.assert_allclose(new.table, dense, rtol=0, atol=1e-7)

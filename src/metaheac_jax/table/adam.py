@@ -17,13 +17,16 @@ Axes: R table rows, U rows touched by a step (padded), k embedding width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from metaheac_jax.backend import platform
+from metaheac_jax.table.rows import rows_of
 
 
 class TableState(NamedTuple):
@@ -57,10 +60,35 @@ class TableState(NamedTuple):
         return _unpacked(self.packed)[2]
 
 
+def _columns(packed: Array) -> list[slice]:
+    """The columns of (..., 3 k) that have values, first moments and second moments."""
+    width = packed.shape[-1] // 3
+    return [slice(start, start + width) for start in range(0, 3 * width, width)]
+
+
 def _unpacked(packed: Array) -> tuple[Array, Array, Array]:
     """(..., 3 k) -> three times (..., k)."""
-    width = packed.shape[-1] // 3
-    return packed[..., :width], packed[..., width : 2 * width], packed[..., 2 * width :]
+    values, mu, nu = (packed[..., own] for own in _columns(packed))
+    return values, mu, nu
+
+
+def _read(packed: Array, rows: Array) -> tuple[Array, Array, Array]:
+    """(R, 3 k) and (U,) rows -> three times (U, k), zero for the pad id R."""
+    if platform() != "cpu":
+        return _unpacked(rows_of(packed, rows))
+    options: Any = {"mode": "fill", "fill_value": 0}  # a CPU would copy what it splits off
+    values, mu, nu = (packed.at[rows, own].get(**options) for own in _columns(packed))
+    return values, mu, nu
+
+
+def _written(packed: Array, rows: Array, parts: Sequence[Array]) -> Array:
+    """(R, 3 k) after (U, k) parts are written to distinct rows; rows of R or more are left out."""
+    options: Any = {"mode": "drop", "unique_indices": True}
+    if platform() != "cpu":
+        return packed.at[rows].set(jnp.concatenate(parts, axis=-1), **options)
+    for own, part in zip(_columns(packed), parts, strict=True):  # without a concatenated copy
+        packed = packed.at[rows, own].set(part, **options)
+    return packed
 
 
 class LocalRows(NamedTuple):
@@ -144,8 +172,8 @@ def table_adam(
 
     @jax.named_scope("adam")  # for profilers
     def gather(state: TableState, rows: Array) -> LocalRows:
-        take = lambda array: array.at[rows].get(mode="fill", fill_value=0)  # noqa: E731
-        return catch_up(LocalRows(*_unpacked(take(state.packed)), take(state.last)), state.count)
+        last = state.last.at[rows].get(mode="fill", fill_value=0)
+        return catch_up(LocalRows(*_read(state.packed, rows), last), state.count)
 
     @jax.named_scope("adam")  # for profilers
     def move(local: LocalRows, gradient: Array, count: Array) -> LocalRows:
@@ -161,13 +189,11 @@ def table_adam(
         # Distinct rows, for padding too, so that they can be written in any order.
         num_rows = len(state.last)
         rows = jnp.where(rows < num_rows, rows, num_rows + jnp.arange(len(rows), dtype=jnp.int32))
-        options: Any = {"mode": "drop", "unique_indices": True}
-        new = jnp.concatenate(moved[:3], axis=-1)
         return TableState(
-            packed=state.packed.at[rows].set(new, **options),
+            packed=_written(state.packed, rows, moved[:3]),
             # `add` rather than `set`: a `set` does not depend on the values that `gather` read, and
             # XLA would copy the whole array in every step.
-            last=state.last.at[rows].add(moved.last - local.last, **options),
+            last=state.last.at[rows].add(moved.last - local.last, mode="drop", unique_indices=True),
             count=state.count + 1,
         )
 
