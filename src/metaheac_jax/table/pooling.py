@@ -284,12 +284,23 @@ def _gathered_sums(
     Returns:
       (..., fields, k) sums over slots of each group, and (..., k) rows for each array of ``more``.
     """
-    if platform() != "cpu":
-        return _sums_by_slot(table, jnp.moveaxis(ids, -1, 0), more, groups)
-    rows, *others = _rows_of_all(table, ids, *more)
-    shape, width = ids.shape[:-1], table.shape[-1]
-    parts = _split_by_group(rows, groups, axis=-2)
-    return [own.reshape(*shape, *of, width).sum(axis=-2) for of, own in parts], others
+    summed = _sums_by_list if platform() == "cpu" else _sums_by_slot
+    return summed(table, jnp.moveaxis(ids, -1, 0), more, groups)
+
+
+def _sums_by_list(
+    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
+) -> tuple[list[Array], list[Array]]:
+    """`_gathered_sums`, with ids (slots of all groups, ...).
+
+    A list has a gather of its own, since its rows are not split off again; a sum over a leading
+    axis is the fastest.
+    """
+    by_group = [own.reshape(*of, *own.shape[1:]) for of, own in _split_by_group(ids, groups)]
+    single = [own for own in by_group if own.shape[1] == 1]
+    rows = iter(_rows_of_all(table, *single, *more))
+    each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in by_group]
+    return [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each], list(rows)
 
 
 def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
@@ -332,16 +343,5 @@ def _sums_by_slot(
 
 @_sums_by_slot.defjvp
 def _(groups: tuple[tuple[int, int], ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
-    _, ids, more = primals
-
-    by_group = [own.reshape(*of, *own.shape[1:]) for of, own in _split_by_group(ids, groups)]
-    single = [own for own in by_group if own.shape[1] == 1]
-
-    def sums(table: Array) -> tuple[list[Array], list[Array]]:
-        # A list has a gather of its own, since its rows are not split off again; a sum over a
-        # leading axis is the fastest.
-        rows = iter(_rows_of_all(table, *single, *more))
-        each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in by_group]
-        return [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each], list(rows)
-
+    sums = partial(_sums_by_list, ids=primals[1], more=primals[2], groups=groups)
     return sums(primals[0]), sums(tangents[0])
