@@ -2,9 +2,10 @@
 
 A general model is trained for one inner step, and used after many steps of Adam. So MetaHeac and
 the same without its inner step are judged after the same numbers of online steps on all seeds, in
-simulated worlds. The results are a JSON file.
+simulated worlds; also with a *pull*: after each step, the weights move back towards the general
+model by the learning rate times the pull of their distance. The results are a JSON file.
 
-Axes: n examples of a campaign.
+Axes: n examples of a campaign, U table rows that they touch, k embedding width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax import Array
 
 from experiments.comparison.methods import build_methods
 from experiments.comparison.origin import command_of, provenance
@@ -36,6 +39,7 @@ from metaheac_jax.model import AdaptedWeights, General, Weights
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.rows import rows_of
+from metaheac_jax.training.step import RowState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Options:
     """Networks to train, by name."""
     steps: tuple[int, ...] = (0, 1, 5, 20, 80)
     """Numbers of online steps, ascending."""
+    pulls: tuple[float, ...] = (0.0, 10.0, 30.0, 100.0)
+    """Strengths of the pull towards the general model."""
     users: int = 600_000
     """Number of users of a world."""
     runs: int = 1
@@ -71,17 +77,26 @@ def main(options: Options) -> None:
                 folder = options.out.with_suffix("") / f"seed-{seed}" / method.name
                 given = {"campaigns": split.train, "seed": seed, "directory": folder}
                 general = fit(data, method, progress=told, **given)
-                found[method.name] = judge(
-                    method, general, data, split.test, options.steps, seed, told
-                )
+                for pull in options.pulls:
+                    found[key(method.name, pull)] = judge(
+                        method, general, data, split.test, options.steps, pull, seed, told
+                    )
                 forget_compiled()
             worlds.append({"seed": seed, "auc": found})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"commands": [command_of(options)], "provenance": provenance()}
     write_json(options.out, {**about, "steps": options.steps, "worlds": worlds})
     header = ["method", *(f"{count} steps" for count in options.steps)]
-    rows = [[m.label, *(f"{own:.4f}" for own in means(worlds, m.name))] for m in methods]
+    rows = [
+        [name, *(f"{own:.4f}" for own in means(worlds, name))]
+        for name in (key(method.name, pull) for method in methods for pull in options.pulls)
+    ]
     terminal.screen().print(Table("AUC on all new campaigns", header, rows).rich())
+
+
+def key(name: str, pull: float) -> str:
+    """The name of a method's results."""
+    return f"{name}, pull {pull:g}" if pull else name
 
 
 def means(worlds: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -95,6 +110,7 @@ def judge(
     data: Dataset,
     campaigns: np.ndarray,
     steps: Sequence[int],
+    pull: float,
     seed: int,
     progress: Progress,
 ) -> list[list[float]]:
@@ -112,12 +128,15 @@ def judge(
         rows, ids = index.renumber(touched, sizes[0].holding(len(touched)), examples.ids)
         local, rate = examples._replace(ids=ids), config.online_learning_rate
         index = layout.row_index(len(rows))
-        state = adapting.start(weights.network, rows_of(weights.table, rows))
+        start = weights.network, rows_of(weights.table, rows)
+        state = adapting.start(*start)
         batches, taken, own = endless(local, config.batch_size, len(rows), seed), 0, list[float]()
         for count in steps:
             while taken < count:
                 some, batch = localise(index, next(batches), sizes[1])
                 state, taken = adapting.adapt(*state, some, batch, rate), taken + 1
+                if pull:
+                    state = pulled(state, *start, rate * pull)
             model = adapting.current(state, rate)
             adapted = AdaptedWeights(model["network"], rows, model["table"])
             score = AdaptedScorer(
@@ -127,6 +146,16 @@ def judge(
         found.append(own)
         progress("judge", number + 1, len(campaigns))
     return found
+
+
+@jax.jit
+def pulled(state: RowState, network: Any, values: Array, fraction: Array) -> RowState:
+    """A state, moved towards a network and (U, k) rows by a fraction of the distance."""
+    back = lambda now, start: now + fraction * (start - now)  # noqa: E731
+    width, packed = values.shape[1], state.table.packed
+    packed = packed.at[..., :width].set(back(packed[..., :width], values))
+    network = jax.tree.map(back, state.network, network)
+    return state._replace(network=network, table=state.table._replace(packed=packed))
 
 
 def endless(examples: Batch, size: int, pad: int, seed: int) -> Iterator[Batch]:
