@@ -38,9 +38,9 @@ from metaheac_jax.networks import Network
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import pinned
 
-#: Users that are scored at once: a thousand fit into the caches of a CPU, and 16 thousand keep what
+#: Users that are scored at once: a thousand fit into the caches of a CPU, and 24 thousand keep what
 #: they need on the chip of an accelerator.
-CHUNK, ACCELERATOR_CHUNK = 1024, 1 << 14
+CHUNK, ACCELERATOR_CHUNK = 1024, 24 << 10
 _TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored together
 #: How many compiled programs of a kind are kept. A comparison of all methods on a data set needs
 #: fewer. There is a bound, so that programs for earlier layouts do not live for ever.

@@ -161,24 +161,22 @@ def fields_and_rows(
     groups = [
         list(own) for _, own in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f)))
     ]
-    sums, (embeddings, rows) = _gathered_sums(
+    by_slot, lists = jnp.moveaxis(ids, -1, 0), list[Array]()
+    for own in groups:
+        of_group = by_slot[of_slots[own[0]].start : of_slots[own[-1]].stop]
+        lists.append(of_group.reshape(len(own), slots[own[0]], *ids.shape[:-1]))
+    means, (embeddings, rows) = (_means_by_list if platform() == "cpu" else _means_by_slot)(
         table,
-        ids[..., np.array([slot for f in gathered for slot in of_slots[f]], int)],
+        lists,
+        [counts[..., own[0] : own[-1] + 1] for own in groups],
         (jnp.array([row for f in (*products, *evaluated) for row in small[f]], jnp.int32), more),
-        tuple((len(own), slots[own[0]]) for own in groups),
     )
-    vectors = dict[int, Array]()
-    for of_group, total in zip(groups, sums, strict=True):
-        if slots[of_group[0]] > 1:
-            own = counts[..., of_group[0] : of_group[-1] + 1]
-            total = total * (1 / jnp.maximum(own, 1))[..., None]
-        vectors[of_group[0]] = total
+    vectors = {own[0]: mean for own, mean in zip(groups, means, strict=True)}
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
     if platform() == "cpu":
         fractions = _fractions(ids, fields, table.dtype)
     else:
-        shares = 1 / jnp.maximum(counts[..., [*products, *evaluated]], 1)
-        fractions = _compared(ids, fields, shares)
+        fractions = _compared(ids, fields, counts[..., [*products, *evaluated]])
     ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
     product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
     product_embeddings, *blocks = jnp.split(embeddings, ends[:-1].tolist())
@@ -253,54 +251,49 @@ def _fractions(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dty
     return fractions.reshape(*ids.shape[:-1], columns)
 
 
-def _compared(ids: Array, fields: Sequence[tuple[range, range]], shares: Array) -> Array:
+def _compared(ids: Array, fields: Sequence[tuple[range, range]], counts: Array) -> Array:
     """`_fractions` for an accelerator, which scatters single numbers slowly.
 
     Args:
       ids: (..., S) table rows.
       fields: slots and table rows of each field.
-      shares: (..., fields) the fraction of one value.
+      counts: (..., fields) number of values.
     """
-    counts = [
-        sum((ids[..., slot, None] == np.array(rows)).astype(shares.dtype) for slot in slots)
-        for slots, rows in fields
-    ]
-    lengths = np.array([len(rows) for _, rows in fields], int)
-    each = jnp.repeat(shares, lengths, axis=-1, total_repeat_length=lengths.sum())
-    return jnp.concatenate([*counts, shares[..., :0]], axis=-1) * each
+    columns = [counts[..., :0]]
+    for number, (slots, rows) in enumerate(fields):
+        found = (ids[..., slot, None] == np.array(rows) for slot in slots)
+        total: Any = sum(own.astype(counts.dtype) for own in found)
+        columns.append(_mean(total, counts[..., number], len(slots)))
+    # Without the barrier a TPU would compare once more for each product with the fractions.
+    return jax.lax.optimization_barrier(jnp.concatenate(columns, axis=-1))
 
 
-def _gathered_sums(
-    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
+def _mean(total: Array, counts: Array, num_slots: int) -> Array:
+    """(..., k) sum over slots, (...,) number of values in them -> (..., k)."""
+    return total if num_slots == 1 else total * (1 / jnp.maximum(counts, 1))[..., None]
+
+
+def _means_by_list(
+    table: Array, lists: list[Array], counts: list[Array], more: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array]]:
-    """Sums of the rows of lists, and more rows, by one gather, whose derivative is one scatter.
-
-    Args:
-      table: (R, k).
-      ids: (..., slots of all groups) table rows.
-      more: arrays (...,) of table rows.
-      groups: number of fields, and of slots of each of them, of each group.
-
-    Returns:
-      (..., fields, k) sums over slots of each group, and (..., k) rows for each array of ``more``.
-    """
-    summed = _sums_by_list if platform() == "cpu" else _sums_by_slot
-    return summed(table, jnp.moveaxis(ids, -1, 0), more, groups)
-
-
-def _sums_by_list(
-    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
-) -> tuple[list[Array], list[Array]]:
-    """`_gathered_sums`, with ids (slots of all groups, ...).
+    """Means of the rows of lists, and more rows.
 
     A list has a gather of its own, since its rows are not split off again; a sum over a leading
     axis is the fastest.
+
+    Args:
+      table: (R, k).
+      lists: (fields, slots, ...) table rows of each group of fields.
+      counts: (..., fields) number of values, for each group.
+      more: arrays (...,) of table rows.
+
+    Returns:
+      (..., fields, k) means over slots of each group, and (..., k) rows for each array of ``more``.
     """
-    by_group = [own.reshape(*of, *own.shape[1:]) for of, own in _split_by_group(ids, groups)]
-    single = [own for own in by_group if own.shape[1] == 1]
-    rows = iter(_rows_of_all(table, *single, *more))
-    each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in by_group]
-    return [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each], list(rows)
+    rows = iter(_rows_of_all(table, *(own for own in lists if own.shape[1] == 1), *more))
+    each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in lists]
+    sums = [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each]
+    return list(map(_mean, sums, counts, [own.shape[1] for own in lists])), list(rows)
 
 
 def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
@@ -311,37 +304,29 @@ def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
     return [part.reshape(*own.shape, table.shape[-1]) for own, part in pairs]
 
 
-def _split_by_group(
-    rows: Array, groups: tuple[tuple[int, int], ...], axis: int = 0
-) -> list[tuple[tuple[int, int], Array]]:
-    """The sizes of each group, and its part of an axis of slots of all groups."""
-    ends = np.cumsum([fields * slots for fields, slots in groups], dtype=int).tolist()
-    *parts, _ = jnp.split(rows, ends, axis=axis)
-    return list(zip(groups, parts, strict=True))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _sums_by_slot(
-    table: Array, ids: Array, more: tuple[Array, ...], groups: tuple[tuple[int, int], ...]
+@jax.custom_jvp
+def _means_by_slot(
+    table: Array, lists: list[Array], counts: list[Array], more: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array]]:
-    """`_gathered_sums` for an accelerator, with ids (slots of all groups, ...).
+    """`_means_by_list` for an accelerator.
 
-    Without derivatives each slot has a gather, whose small array stays on the chip.
+    Without derivatives each slot has a gather, whose small array stays on the chip. The pad id
+    reads the last row, which is subtracted from the sum; a TPU takes longer to mask it.
     """
-    present, place = ids < len(table), jnp.minimum(ids, len(table) - 1)
 
-    def row(slot: int) -> Array:
-        own = table.at[place[slot]].get(mode="promise_in_bounds")
-        return jnp.where(present[slot, ..., None], own, 0)
+    def mean(slots: Array, count: Array) -> Array:
+        clipped: Any = {"mode": "clip", "wrap_negative_indices": False}
+        total = sum(table.at[slot].get(**clipped) for slot in slots)
+        return _mean(total - (len(slots) - count)[..., None] * table[-1], count, len(slots))
 
-    sums, slots = list[Array](), iter(range(len(ids)))
-    for num_fields, num_slots in groups:
-        of_fields = [sum(row(next(slots)) for _ in range(num_slots)) for _ in range(num_fields)]
-        sums.append(jnp.stack(of_fields, axis=-2))
-    return sums, [rows_of(table, own) for own in more]
+    means = [
+        jnp.stack(list(map(mean, ids, jnp.moveaxis(count, -1, 0))), axis=-2)
+        for ids, count in zip(lists, counts, strict=True)
+    ]
+    return means, [rows_of(table, own) for own in more]
 
 
-@_sums_by_slot.defjvp
-def _(groups: tuple[tuple[int, int], ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
-    sums = partial(_sums_by_list, ids=primals[1], more=primals[2], groups=groups)
-    return sums(primals[0]), sums(tangents[0])
+@_means_by_slot.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    means = lambda table: _means_by_list(table, *primals[1:])  # noqa: E731
+    return means(primals[0]), means(tangents[0])
