@@ -254,7 +254,8 @@ def _rows_finite(rows: LocalRows) -> LocalRows:
     """`_leaves_finite` of rows; on an accelerator in one pass over what is scattered."""
     if platform() == "cpu":
         return _leaves_finite(rows)
-    finite = jnp.isfinite(jnp.concatenate(rows[:3], axis=-1)).all(axis=0)
+    # Added up, since sums cost a TPU less than bools: 0 times a number that is not finite is none.
+    finite = (0 * jnp.concatenate(rows[:3], axis=-1)).sum(axis=0) == 0
     return LocalRows(*finite.reshape(3, -1).all(axis=1), last=jnp.array(True))
 
 
