@@ -95,6 +95,26 @@ def test_learns_and_tells_hooks():
         assert told[-1] == ("toy: held-out AUC 0.6250", 3, 9)
 
 
+def test_the_host_waits_for_the_device_at_the_records_alone(monkeypatch):
+    """The host reads an array by numpy, by its value as float does, or blocks until it is there."""
+    waits, array, records = [], type(jnp.zeros(1)), []
+
+    def waiting(read):
+        def counted(own, *args, **options):
+            if any(isinstance(leaf, array) for leaf in jax.tree.leaves(own)):
+                waits.append(len(records))
+            return read(own, *args, **options)
+
+        return counted
+
+    monkeypatch.setattr(array, "_value", property(waiting(array._value.fget)))
+    for owner, name in ((np, "asarray"), (array, "block_until_ready"), (jax, "block_until_ready")):
+        monkeypatch.setattr(owner, name, waiting(getattr(owner, name)))
+    trained(step(), start(), sampler(), num_steps=48, log_every=16, hooks=[records.append])
+    # The losses of 16 steps, and whether these were taken, before each of three records.
+    assert waits == [1, 1, 2, 2, 3, 3]
+
+
 def test_a_record_has_the_mean_loss_and_the_speed_since_the_last_one(monkeypatch):
     """The loss is the number of the step; 20 steps take half a second each, the others one.
 
