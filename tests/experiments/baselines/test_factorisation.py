@@ -15,7 +15,7 @@ def test_factors_and_the_mean_deviation_explain_what_users_did():
     seen = rng.random((300, 80)) < 0.5
     label = (taste @ of_campaign + lenient[:, None] > 0) & seen
     found = user_factors(label.astype(np.float32), seen)
-    assert found.shape == (300, 17)
+    assert found.shape == (300, 5)
     assert np.corrcoef(found[:, -1], lenient)[0, 1] > 0.8
     centred = np.column_stack([found, np.ones(300)])
     for own in taste.T:
