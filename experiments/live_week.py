@@ -45,7 +45,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD
 from metaheac_jax.data.simulation.truth import read_truth, show
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods.method import Method
 from metaheac_jax.progress import Progress, prefixed
@@ -114,8 +114,8 @@ def main(options: Options) -> None:
             f"--control: {options.treatment} is the treatment, which the A/A test compares with "
             "itself anyway"
         )
-    terminal.check_minimum("--weeks", options.weeks, 2)
-    terminal.check_minimum("--users", options.users, 1)
+    check_whole("--weeks", options.weeks, 2)
+    check_whole("--users", options.users, 1)
     names = (options.treatment, *options.control)
     methods = {method.name: method for method in build_methods(names, world="tencent")}
     terminal.keep_compiled()

@@ -27,7 +27,7 @@ from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.data.storage import FORMAT, open_dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT
@@ -99,7 +99,7 @@ def check(options: Options) -> None:
     """
     if options.data_dir is None:
         if options.users is not None and options.examples is None:
-            terminal.check_minimum("--users", options.users, MIN_USERS)
+            check_whole("--users", options.users, MIN_USERS)
         return
     if not options.data_dir.is_dir():
         raise InputError(f"{options.data_dir}: no such folder; --data-dir has the data files")

@@ -20,7 +20,7 @@ from experiments.comparison.origin import command_of
 from experiments.comparison.results import Comparison, in_columns
 from experiments.comparison.run import Data, run_methods
 from metaheac_jax.cli import terminal
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
@@ -64,8 +64,8 @@ class RunOptions:
         Raises:
           InputError: an option cannot be used; the message names it.
         """
-        terminal.check_minimum("--runs", self.runs, 1)
-        terminal.check_minimum("--seed", self.seed, 0)
+        check_whole("--runs", self.runs, 1)
+        check_whole("--seed", self.seed, 0)
         return build_methods(self.methods, preset=self.preset, world=world, changes=self.set, **own)
 
 

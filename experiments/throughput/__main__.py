@@ -19,7 +19,7 @@ from experiments.throughput.steps import WAYS
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.data.storage import open_dataset, write_columns
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import OFFICIAL
 from metaheac_jax.progress import Progress
@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     for name in options.ways:
         if name not in WAYS or "row-local" not in options.ways:
             raise InputError(f"--ways: got {name!r}; give row-local, and any of {', '.join(WAYS)}")
-    terminal.check_minimum("--rounds", options.rounds, 1)
+    check_whole("--rounds", options.rounds, 1)
     if options.json is not None:
         terminal.check_output("--json", options.json)
     sizes = [

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.cli import terminal
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation.shapes import LISTS
+from metaheac_jax.errors import check_whole
 from metaheac_jax.schema import TENCENT, Field, Vocabulary
 
 #: Table rows of each field, user fields first (paper section 4.1).
@@ -46,7 +46,7 @@ def check_option(name: str, value: int) -> None:
       InputError: the value is too small; the message names the option.
     """
     minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
-    terminal.check_minimum(f"--{name.replace('_', '-')}", value, minimum)
+    check_whole(f"--{name.replace('_', '-')}", value, minimum)
 
 
 def synthetic(size: Size, num_users: int = 20_000) -> Dataset:

@@ -22,6 +22,7 @@ from jax import Array
 from experiments.comparison.origin import device_name
 from experiments.throughput.rivals_meta import ALPHA, SIZES, Name, layers, tasks
 from metaheac_jax.cli import terminal
+from metaheac_jax.errors import check_whole
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient
@@ -121,8 +122,8 @@ def cases(options: Options) -> list[Case]:
 
 def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
-    terminal.check_minimum("--inner-steps", options.inner_steps, 1)
-    terminal.check_minimum("--rounds", options.rounds, 1)
+    check_whole("--inner-steps", options.inner_steps, 1)
+    check_whole("--rounds", options.rounds, 1)
     compiled, seconds = [], []
     for case in cases(options):
         compiled.append((jax.jit(case.gradient).lower(*case.arguments).compile(), case))

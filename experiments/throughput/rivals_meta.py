@@ -25,6 +25,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from metaheac_jax.errors import check_whole
+
 ALPHA, BETA = 0.01, 0.001
 NUM_CHECKED = 3  # steps whose losses are compared
 TURN_SECONDS, MAX_TURN_STEPS = 0.5, 20
@@ -296,11 +298,10 @@ def rows(found: dict[str, Result], first: str) -> list[str]:
 
 def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
-    from metaheac_jax.cli import terminal
 
     for steps in options.inner_steps:
-        terminal.check_minimum("--inner-steps", steps, 1)
-    terminal.check_minimum("--rounds", options.rounds, 1)
+        check_whole("--inner-steps", steps, 1)
+    check_whole("--rounds", options.rounds, 1)
     print("| network | inner steps | program | ms a step | ratio | MB |")
     print("|---|---:|---|---:|---:|---:|")
     known = {name: build for name, (module, build) in PROGRAMS.items() if find_spec(module)}

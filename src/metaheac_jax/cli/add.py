@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.terminal import option
+from metaheac_jax.errors import InputError
 
 if TYPE_CHECKING:
     from metaheac_jax.data.dataset import Dataset
@@ -34,7 +35,6 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     from metaheac_jax.data.storage import open_dataset
-    from metaheac_jax.errors import InputError
 
     if options.campaigns is None and options.examples is None and not options.exclude:
         raise InputError("add: nothing to add; give --campaigns, --examples or --exclude")

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.terminal import option
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def main(options: Options) -> None:
     from metaheac_jax.processes import from_first, is_first
     from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
-    terminal.check_minimum("--seed", options.seed, 0)
+    check_whole("--seed", options.seed, 0)
     if options.start is not None and (options.method or options.set):
         raise InputError("--from: the method and settings are the model's; omit --method and --set")
     name, _, preset = (options.method or "ensemble").partition(":")

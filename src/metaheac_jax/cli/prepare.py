@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.terminal import counted, option
+from metaheac_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ def main(options: Options) -> None:
     from metaheac_jax.data.from_tables import prepare
     from metaheac_jax.data.storage import MANIFEST
     from metaheac_jax.data.table_file import is_url
-    from metaheac_jax.errors import InputError
     from metaheac_jax.files import locked
     from metaheac_jax.schema import Schema
 

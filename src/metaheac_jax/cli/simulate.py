@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.terminal import option
+from metaheac_jax.errors import InputError, check_whole
 
 #: With fewer users, campaigns have too few examples.
 MIN_USERS = 110_000
@@ -39,9 +40,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.errors import InputError
-
-    terminal.check_minimum("--seed", options.seed, 0)
+    check_whole("--seed", options.seed, 0)
     if options.show is None and options.out is None:
         _simulate(options)
     elif options.show is None or options.out is None:
@@ -56,7 +55,7 @@ def _simulate(options: Options) -> None:
     from metaheac_jax.files import locked
 
     world = options.world
-    terminal.check_minimum("--users", options.users, MIN_USERS)
+    check_whole("--users", options.users, MIN_USERS)
     terminal.check_output("WORLD", world, manifest=MANIFEST)
     with locked(world), terminal.progress_display() as progress:
         write_world(

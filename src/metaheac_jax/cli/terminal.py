@@ -28,7 +28,6 @@ from metaheac_jax.errors import (
     Busy,
     Diverged,
     InputError,
-    check_whole,
     message_of,
     printable,
 )
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 O = TypeVar("O")
 
-#: Refuses a number that is too small, or larger than any count or seed may be.
-check_minimum = check_whole
 #: Exit code where the same command may succeed later; the number is that of sysexits.h.
 BUSY = 75
 _AGAIN = "run the same command again to continue"
