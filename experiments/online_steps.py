@@ -50,7 +50,7 @@ class Options:
     """Networks to train, by name."""
     steps: tuple[int, ...] = (0, 1, 5, 20, 80)
     """Numbers of online steps, ascending."""
-    pulls: tuple[float, ...] = (0.0,)
+    pulls: tuple[float, ...] = (0.0, 30.0, 100.0, 300.0)
     """Strengths of the pull towards the general model."""
     users: int = 600_000
     """Number of users of a world."""
