@@ -165,7 +165,7 @@ def fields_and_rows(
     for own in groups:
         of_group = by_slot[of_slots[own[0]].start : of_slots[own[-1]].stop]
         lists.append(of_group.reshape(len(own), slots[own[0]], *ids.shape[:-1]))
-    means, (embeddings, rows) = (_means_by_list if platform() == "cpu" else _means_by_slot)(
+    means, (embeddings, rows) = (_means_by_slot if platform() == "tpu" else _means_by_list)(
         table,
         lists,
         [counts[..., own[0] : own[-1] + 1] for own in groups],
@@ -308,7 +308,7 @@ def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
 def _means_by_slot(
     table: Array, lists: list[Array], counts: list[Array], more: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array]]:
-    """`_means_by_list` for an accelerator.
+    """`_means_by_list` for a TPU.
 
     Without derivatives each slot has a gather, whose small array stays on the chip. The pad id
     reads the last row, which is subtracted from the sum; a TPU takes longer to mask it.
