@@ -38,7 +38,7 @@ from metaheac_jax.schema import Field, Schema, Vocabulary
 TABLES = ("users", "campaigns", "examples")
 #: An inferred schema has histories if users with examples have so many of them on average, with
 #: slots for all campaigns of 95% of these users, up to a maximum.
-EXAMPLES_PER_USER, MAX_HISTORY = 2, 100
+EXAMPLES_PER_USER, MAX_HISTORY = 2, 300
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
