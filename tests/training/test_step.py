@@ -10,10 +10,10 @@ import pytest
 from tiny_table import LAYOUT, NETWORK, ROWS, WIDTH, localised, support_and_query, weights
 
 from metaheac_jax.data.batches import unstacked
-from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.adam import LocalRows, table_adam
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.step import build_row_step, plain_gradient
+from metaheac_jax.training.step import _rows_finite, build_row_step, plain_gradient
 
 LOSS = build_loss(NETWORK, LAYOUT)
 META = build_meta_gradient(LOSS, inner_learning_rate=0.5)
@@ -84,6 +84,20 @@ def test_an_optimiser_may_begin_with_an_infinite_value():
         state, info = step(state, rows, *local)
         assert info.taken
     assert np.isfinite(state.opt_state[1].best_value)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan, None])
+@pytest.mark.parametrize("array", ["values", "mu", "nu"])
+def test_an_array_of_rows_that_is_not_finite_is_found(monkeypatch, platform, wrong, array):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    values = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
+    rows = LocalRows(*values, last=np.arange(7))
+    if wrong is not None:
+        getattr(rows, array)[4, 1] = wrong
+    found = jax.jit(lambda rows: _rows_finite(rows))(rows)  # a function of its own per platform
+    expected = {name: wrong is None or name != array for name in ("values", "mu", "nu")}
+    assert {name: bool(getattr(found, name)) for name in expected} == expected
 
 
 @pytest.mark.parametrize("meta", [False, True])
