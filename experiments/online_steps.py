@@ -87,10 +87,8 @@ def main(options: Options) -> None:
     about = {"commands": [command_of(options)], "provenance": provenance()}
     write_json(options.out, {**about, "steps": options.steps, "worlds": worlds})
     header = ["method", *(f"{count} steps" for count in options.steps)]
-    rows = [
-        [name, *(f"{own:.4f}" for own in means(worlds, name))]
-        for name in (key(method.name, pull) for method in methods for pull in options.pulls)
-    ]
+    names = worlds[0]["auc"]
+    rows = [[name, *(f"{own:.4f}" for own in means(worlds, name))] for name in names]
     terminal.screen().print(Table("AUC on all new campaigns", header, rows).rich())
 
 

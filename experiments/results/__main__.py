@@ -74,14 +74,6 @@ def auc(name: str, method: str, group: str, digits: int = 4) -> str:
     return number(of.values(method, group, "auc").mean, digits)
 
 
-def among(name: str, method: str, group: str, other: str) -> str:
-    """A method's mean AUC over the runs that another comparison has, too."""
-    of = comparison(name)
-    measured = of.values(method, group, "auc").campaigns
-    kept = tuple(measured[of.seeds.index(seed)] for seed in comparison(other).seeds)
-    return number(significance.Measured(kept).mean)
-
-
 def told(of: Difference) -> str:
     """A difference with its standard error, such as "+.008 ±.001"."""
     error = "" if of.error is None else f" ±{number(of.error, 3)}"
@@ -199,7 +191,6 @@ def render() -> dict[Path, str]:
     )
     known = (
         auc,
-        among,
         difference,
         both,
         gain,
