@@ -32,6 +32,7 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.customising.sizes import GrowingSize
 from metaheac_jax.data.batches import Batch, campaign_examples, generator
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import check_whole
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Run, fit
 from metaheac_jax.methods.method import NetworkMethod, lengthened
@@ -65,6 +66,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
+    check_whole("--runs", options.runs, 1)
     methods: list[Any] = build_methods(options.methods, world="tencent")
     worlds = list[dict[str, Any]]()
     with terminal.progress_display() as progress:
