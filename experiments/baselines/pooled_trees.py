@@ -10,7 +10,7 @@ Axes: P users, S slots of a user, N campaign fields, R table rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import Config, Method, Run, Trained, configured, register
+from metaheac_jax.methods.method import lengthened
 from metaheac_jax.model import FunctionScorer, Scorer, State
-from metaheac_jax.progress import silent
+from metaheac_jax.table.sparse import value_counts
 
 _FOLDS = 3
 _MAX_EXAMPLES = 20_000  # of a training campaign
@@ -51,12 +53,6 @@ class TreesConfig(Config):
     """
 
     patience: int | None = 50
-
-
-def regressions(run: Run, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
-    """LR with list lengths for each campaign."""
-    method = configured("lr-lengths")
-    return method.customise(run, method.fit(run).state, campaigns)
 
 
 @register
@@ -94,7 +90,9 @@ class PooledTrees(Method[TreesConfig]):
 
             return FunctionScorer(score)
 
-        return list(map(scorer, campaigns, regressions(run, campaigns)))
+        method = configured("lr-lengths")
+        regressions = method.customise(run, method.fit(run).state, campaigns)
+        return list(map(scorer, campaigns, regressions))
 
 
 def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
@@ -102,7 +100,8 @@ def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np
 
     LR's scores of a fold of a campaign come from its other folds.
     """
-    quiet, parts = replace(run, progress=silent), list[Any]()
+    (own, _), parts = lengthened(run, wanted=True), list[Any]()
+    penalty = configured("lr-lengths").config.penalty
     for number, c in enumerate(campaigns.tolist()):
         campaign, rng = run.dataset.campaign(c), generator(run.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
@@ -110,11 +109,13 @@ def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np
         for label in (0, 1):  # each fold has both, if there are enough
             of = campaign.labels == label
             fold[of] = np.arange(of.sum()) % _FOLDS
-        users = run.dataset.rows_of(campaign.users, c)
+        counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
         base, scores = _base(campaign), np.zeros(len(fold))
-        rest = [campaign.pick(fold != own) for own in range(_FOLDS)]
-        for own, regression in enumerate(regressions(quiet, rest)):
-            scores[fold == own] = regression(users[fold == own]) - base
+        for left_out in range(_FOLDS):
+            out = fold == left_out
+            weights, bias = fit_regression(csr_matrix(counts[~out]), campaign.labels[~out], penalty)
+            scores[out] = counts[out] @ weights + bias - base
+        users = run.dataset.rows_of(campaign.users, c)
         features = _features(run.dataset, users, campaign.rows, scores)
         parts.append((features, campaign.labels, np.full(len(fold), base)))
         run.progress(f"{run.label}: scores", number + 1, len(campaigns))
