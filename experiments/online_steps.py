@@ -3,7 +3,8 @@
 A general model is trained for one inner step, and used after many steps of Adam. So MetaHeac and
 the same without its inner step are judged after the same numbers of online steps on all seeds, in
 simulated worlds; also with a *pull*: after each step, the weights move back towards the general
-model by the learning rate times the pull of their distance. The results are a JSON file.
+model by the learning rate times the pull of their distance. Held-out training campaigns choose it.
+The methods' own customising, which stops early, is judged too. The results are a JSON file.
 
 Axes: n examples of a campaign, U table rows that they touch, k embedding width.
 """
@@ -11,7 +12,8 @@ Axes: n examples of a campaign, U table rows that they touch, k embedding width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,20 @@ from experiments.comparison.run import forget_compiled
 from experiments.comparison.tables import Table
 from experiments.sources.simulated import World, open_world
 from experiments.sources.splits import paper_split
-from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.audience.evaluation import evaluate, pool_rows
 from metaheac_jax.cli import terminal
 from metaheac_jax.customising.customiser import AdaptingSteps, localise, minibatches
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.customising.sizes import GrowingSize
 from metaheac_jax.data.batches import Batch, campaign_examples, generator
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.errors import check_whole
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Run, fit
 from metaheac_jax.methods.method import NetworkMethod, lengthened
 from metaheac_jax.model import AdaptedWeights, General, Weights
-from metaheac_jax.progress import Progress, prefixed
+from metaheac_jax.progress import Progress, prefixed, silent
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.rows import rows_of
 from metaheac_jax.training.step import RowState
@@ -51,8 +54,12 @@ class Options:
     """Networks to train, by name."""
     steps: tuple[int, ...] = (0, 1, 5, 20, 80)
     """Numbers of online steps, ascending."""
+    batch_size: int = 512
+    """Number of examples of a support set, a query set and an online minibatch."""
     pulls: tuple[float, ...] = (0.0, 30.0, 100.0, 300.0)
-    """Strengths of the pull towards the general model."""
+    """Strengths of the pull towards the general model that are tried."""
+    campaigns: int = TENCENT_WORLD.campaigns
+    """Number of campaigns of a world; its advertisers and so on grow with it."""
     users: int = 600_000
     """Number of users of a world."""
     runs: int = 1
@@ -67,24 +74,30 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     check_whole("--runs", options.runs, 1)
-    methods: list[Any] = build_methods(options.methods, world="tencent")
-    worlds = list[dict[str, Any]]()
+    methods: list[Any] = build_methods(
+        options.methods, world="tencent", batch_size=options.batch_size
+    )
+    worlds, shape = list[dict[str, Any]](), shape_of(options.campaigns)
     with terminal.progress_display() as progress:
         for seed in range(options.runs):
-            world = World(users=options.users, seed=seed)
+            world = World(users=options.users, seed=seed, shape=shape)
             data = open_world(world, options.cache_dir, progress=progress)
-            split, found = paper_split(data, seed), dict[str, Any]()
+            split, found, early = paper_split(data, seed), dict[str, Any](), dict[str, Any]()
             for method in methods:
                 told = prefixed(progress, f"world {seed}, {method.label}: ")
                 folder = options.out.with_suffix("") / f"seed-{seed}" / method.name
                 given = {"campaigns": split.train, "seed": seed, "directory": folder}
                 general = fit(data, method, progress=told, **given)
-                for pull in options.pulls:
-                    found[key(method.name, pull)] = judge(
-                        method, general, data, split.test, options.steps, pull, seed, told
-                    )
+                judged = partial(judge, method, general, data, steps=options.steps, seed=seed)
+                held_out = np.flatnonzero(data.campaigns_among(general.held_out))
+                tried = [np.mean(judged(held_out, pull=own), axis=0) for own in options.pulls]
+                best = options.pulls[int(np.argmax(np.max(tried, axis=1)))]
+                for pull in dict.fromkeys((0.0, best)):
+                    found[key(method.name, pull)] = judged(split.test, pull=pull, progress=told)
+                outcome = evaluate(general, data, seed=seed)
+                early[method.name] = outcome["auc"].drop_nulls().to_list()
                 forget_compiled()
-            worlds.append({"seed": seed, "auc": found})
+            worlds.append({"seed": seed, "auc": found, "stopping early": early})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"commands": [command_of(options)], "provenance": provenance()}
     write_json(options.out, {**about, "steps": options.steps, "worlds": worlds})
@@ -92,6 +105,15 @@ def main(options: Options) -> None:
     names = worlds[0]["auc"]
     rows = [[name, *(f"{own:.4f}" for own in means(worlds, name))] for name in names]
     terminal.screen().print(Table("AUC on all new campaigns", header, rows).rich())
+
+
+def shape_of(campaigns: int) -> Shape:
+    """The twin's world with another number of campaigns, and as many more of what they share."""
+    grown = {
+        name: round(getattr(TENCENT_WORLD, name) * campaigns / TENCENT_WORLD.campaigns)
+        for name in ("campaigns", "advertisers", "campaign_ids", "products")
+    }
+    return replace(TENCENT_WORLD, **grown)  # pyrefly: ignore
 
 
 def key(name: str, pull: float) -> str:
@@ -109,10 +131,11 @@ def judge(
     general: General,
     data: Dataset,
     campaigns: np.ndarray,
+    *,
     steps: Sequence[int],
     pull: float,
     seed: int,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> list[list[float]]:
     """The AUC on stage 2 of each campaign after each number of online steps on all of stage 1."""
     run, config = Run(data, campaigns, seed), method.config

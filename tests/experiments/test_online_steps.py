@@ -11,7 +11,6 @@ import metaheac_jax as mh
 from experiments.online_steps import judge, means
 from metaheac_jax.audience.evaluation import pool_rows
 from metaheac_jax.methods import configured
-from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 
 EPOCHS = {"offline_epochs": 0, "online_epochs": 1, "online_patience": None}
@@ -27,7 +26,8 @@ def test_steps_of_an_epoch_are_an_epoch_and_none_is_the_general_model():
         models = mh.customise(general, data, briefs, method=method)
     steps = sorted({math.ceil(len(own.labels) / method.config.batch_size) for own in briefs})
     [count] = steps  # both campaigns have as many minibatches
-    found = judge(method, general, data, np.array([8, 9]), (0, count), 0.0, 0, silent)
+    given = {"steps": (0, count), "seed": 0}
+    found = judge(method, general, data, np.array([8, 9]), **given, pull=0.0)
     of = [data.stage2.label[data.stage2.of(c)] for c in (8, 9)]
     customised = [
         auc(model.score(pool_rows(data, c)), label)
@@ -36,7 +36,7 @@ def test_steps_of_an_epoch_are_an_epoch_and_none_is_the_general_model():
     assert [own[1] for own in found] == pytest.approx(customised)
     assert found[0][0] != found[0][1]
     at_once = 1 / method.config.online_learning_rate  # each step goes all the way back
-    back = judge(method, general, data, np.array([8, 9]), (0, count), at_once, 0, silent)
+    back = judge(method, general, data, np.array([8, 9]), **given, pull=at_once)
     for start, own in zip(found, back, strict=True):
         assert own == pytest.approx([start[0]] * 2, abs=1e-3)
     worlds = [{"auc": {"metaheac": found}}]
