@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from experiments.throughput.compiled import PROGRAMS, Figures, compile_for, comp
 from experiments.throughput.inputs import Size, check_option, synthetic
 from experiments.throughput.stages import Record, measure
 from experiments.throughput.steps import WAYS
+from experiments.throughput.trace import trace
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.data.storage import open_dataset, write_columns
 from metaheac_jax.errors import InputError, check_whole
@@ -49,6 +52,8 @@ class Options:
     """With --compile-for, such as campaign=4,row=4: the meta-step alone, divided over devices."""
     each_option: bool = False
     """With --compile-for: the meta-step for any loss instead, with each of its options."""
+    trace: Path | None = None
+    """Folder for a trace of training, for XProf or Perfetto, instead; nothing else is timed."""
     json: Path | None = None
     """File for the records."""
 
@@ -75,6 +80,16 @@ def main(options: Options) -> None:
             write_json(options.json, {"provenance": provenance(), "compiled": figures})
         terminal.screen().print(compiled_table(found).rich())
         return
+    if options.trace is not None:
+        for size in sizes:
+            with synthetic_data(size) as data:
+                found = trace(size, *data, options.trace)
+            terminal.print_lines(
+                f"{size.table_rows:,} table rows: {1e3 * found.seconds / found.steps:.1f} ms a "
+                f"step, {found.busy:.1%} of it on the device; {found.steps} steps in "
+                f"{options.trace}"
+            )
+        return
     with terminal.progress_display() as progress:
         records = [record for size in sizes for record in at_size(size, options, progress)]
     if options.json is not None:
@@ -96,27 +111,30 @@ def compiled_figures(options: Options, sizes: Sequence[Size]) -> list[Figures]:
     ]
 
 
-def at_size(size: Size, options: Options, progress: Progress) -> list[Record]:
-    """The records of one size, on synthetic data whose columns are memory-mapped."""
+@contextmanager
+def synthetic_data(size: Size) -> Iterator[tuple[Dataset, CampaignSampler]]:
+    """Synthetic data whose columns are memory-mapped, and a sampler of its campaigns."""
     with tempfile.TemporaryDirectory() as folder:
         write_columns(synthetic(size), Path(folder))
         dataset = open_dataset(folder)
-        sampler = CampaignSampler(
+        yield (
             dataset,
-            np.arange(dataset.num_campaigns),
-            seed=0,
-            campaigns_per_step=size.campaigns,
-            batch_size=size.batch_size,
-            disjoint=OFFICIAL.disjoint,
+            CampaignSampler(
+                dataset,
+                np.arange(dataset.num_campaigns),
+                seed=0,
+                campaigns_per_step=size.campaigns,
+                batch_size=size.batch_size,
+                disjoint=OFFICIAL.disjoint,
+            ),
         )
-        return measure(
-            size,
-            dataset,
-            sampler,
-            num_rounds=options.rounds,
-            ways=options.ways,
-            progress=progress,
-        )
+
+
+def at_size(size: Size, options: Options, progress: Progress) -> list[Record]:
+    """The records of one size."""
+    with synthetic_data(size) as data:
+        given = {"num_rounds": options.rounds, "ways": options.ways, "progress": progress}
+        return measure(size, *data, **given)
 
 
 def stages_table(records: Sequence[Record]) -> Table:

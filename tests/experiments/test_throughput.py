@@ -11,6 +11,7 @@ from experiments.throughput.__main__ import Options, main, stages_table
 from experiments.throughput.inputs import ROWS_OF_FIELDS, Size, check_option, synthetic
 from experiments.throughput.stages import Record, in_turns
 from experiments.throughput.steps import WAYS, compile_step, place, untrained
+from experiments.throughput.trace import busy_fraction
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import TENCENT
@@ -73,6 +74,19 @@ def test_a_table_relates_times_to_the_arithmetic():
     table = stages_table([record, Record("sample", "", *SIZE, 0.001)])
     assert table.rows[0][2:] == ["500", "2.00", "100.00", "2.00", "1.00 GiB"]
     assert table.rows[1][2:] == ["1", "-", "-", "-", "-"]
+
+
+def test_the_device_is_idle_between_spans():
+    spans = np.array([[6.0, 8.0], [0.0, 4.0], [1.0, 2.0], [3.0, 5.0]])  # idle from 5 to 6
+    assert busy_fraction(spans) == pytest.approx(7 / 8)
+    assert busy_fraction(spans[1:]) == 1
+
+
+@pytest.mark.slow
+def test_a_trace_of_training_is_written(tmp_path, capsys):
+    main(Options(*SIZE[:3], table_rows=(SIZE.table_rows,), trace=tmp_path))
+    assert list(tmp_path.rglob("*.xplane.pb"))
+    assert "of it on the device; 100 steps" in capsys.readouterr().out
 
 
 @pytest.mark.slow
