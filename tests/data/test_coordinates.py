@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
-from metaheac_jax.data.coordinates import sampled_users, value_coordinates
+from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
 from metaheac_jax.table.layout import Layout
 
 LAYOUT = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=1)
@@ -71,3 +72,36 @@ def test_a_user_without_values_is_no_obstacle():
     rows = users()
     rows[:5] = NUM_ROWS
     assert np.isfinite(value_coordinates(LAYOUT, rows, NUM_ROWS, 2)).all()
+
+
+def histories(count=400, campaigns=12, seed=0):
+    """(count, campaigns) which campaigns users saw, and where they converted."""
+    rng = np.random.default_rng(seed)
+    shown, taste = rng.random((count, campaigns)) < 0.6, rng.normal(size=(count, 1))
+    liked = rng.random((count, campaigns)) < 1 / (1 + np.exp(-2 * taste * rng.normal(size=12)))
+    return shown, shown & liked
+
+
+def test_coordinates_of_campaigns_are_those_of_what_rates_leave():
+    shown, converts = histories()
+    lists = csr_matrix(converts * 1.0), csr_matrix((shown & ~converts) * 1.0)
+    found = campaign_coordinates(*lists, 3)
+    rate = converts.sum(axis=0) / shown.sum(axis=0)
+    rest = np.where(shown, converts - rate, 0) / np.sqrt(shown.sum(axis=1))[:, None]
+    scale = 1 / np.sqrt(shown.sum(axis=0) + 50)
+    expected = np.linalg.svd(rest * scale)[2][:3].T * scale[:, None] * np.sqrt(len(shown))
+    sign = np.sign((found[0] * expected).sum(axis=0))
+    np.testing.assert_allclose(found[0] * sign, (1 - rate)[:, None] * expected, atol=2e-3)
+    np.testing.assert_allclose(found[1] * sign, -rate[:, None] * expected, atol=2e-3)
+
+
+def test_a_user_without_a_taste_is_at_the_origin():
+    """Who converts where all do, and where all do, sums to nothing."""
+    shown, converts = histories()
+    converts[:, 0], converts[:, 1] = shown[:, 0], False  # all convert in one, and none in another
+    found = campaign_coordinates(
+        csr_matrix(converts * 1.0), csr_matrix((shown & ~converts) * 1.0), 3
+    )
+    np.testing.assert_allclose(found[0, 0], 0, atol=1e-6)
+    np.testing.assert_allclose(found[1, 1], 0, atol=1e-6)
+    assert np.abs(found[0, 2:]).min() > 1e-4

@@ -213,6 +213,20 @@ def test_random_labels_are_not_told(name):
         assert found.mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_conversion_and_its_absence_have_opposite_coordinates():
+    """They are what is left once the campaign's rate is subtracted, so they cancel out."""
+    model = mh.fit(DATA, tiny("learned-prior", num_coordinates=3, sums=True))
+    offsets, count = DATA.vocabulary.offsets, DATA.num_campaigns
+    first, second = (offsets[number] for number, *_ in DATA.schema.lists)
+    table = np.asarray(model.state["table"])
+    rows = np.asarray(DATA.user_rows[USERS])
+    for c in range(count):
+        numbers = [(rows == start + c).sum() for start in (first, second)]
+        total = numbers[0] * table[first + c] + numbers[1] * table[second + c]
+        np.testing.assert_allclose(total, 0, atol=1e-5)
+    assert np.abs(table[first : first + count]).max() > 0.01
+
+
 def test_examples_that_are_added_count_at_once(tmp_path):
     """And the folder has the same lists when it is opened again."""
     users, campaigns, examples = world()

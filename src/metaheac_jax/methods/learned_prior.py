@@ -25,12 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.sparse import csr_matrix
 
 from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.coordinates import sampled_users, value_coordinates
+from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.history import NAMES
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
@@ -44,6 +46,7 @@ from metaheac_jax.methods.method import (
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.sparse import value_counts
 from metaheac_jax.training.posterior import (
     Examples,
     Gaussian,
@@ -200,7 +203,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         dataset, chosen = run.dataset, self.config.num_coordinates
         widths = (_WIDTHS if run.judge else _WIDTHS[:1]) if chosen is None else (chosen,)
         users = sampled_users(dataset.user_rows, _USERS_OF_COORDINATES)
-        coordinates = value_coordinates(dataset.layout, users, dataset.num_rows, max(widths))
+        coordinates = coordinates_of(dataset, users, max(widths))
         users = sampled_users(users, _USERS_OF_SCALES)
         best, found, judged = -math.inf, dict[str, Any](), list[tuple[float, ...]]()
         sums = list(self._poolings(run))
@@ -288,6 +291,22 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
         return adapt_each(run, network, weights, campaigns, adapt, HeadScorer)
+
+
+def coordinates_of(dataset: Dataset, users: np.ndarray, width: int) -> np.ndarray:
+    """(P, S) table rows of users -> (R, k) coordinates; campaigns in histories have their own."""
+    vocabulary, num_rows = dataset.vocabulary, dataset.num_rows
+    coordinates = value_coordinates(dataset.layout, users, num_rows, width)
+    if dataset.schema.history:  # the last lists are those that are computed
+        fields = [number for number, *_ in dataset.schema.lists[-len(NAMES) :]]
+        ends = np.cumsum(vocabulary.sizes)[fields].tolist()
+        each = [slice(vocabulary.offsets[f], end) for f, end in zip(fields, ends, strict=True)]
+        values = value_counts(users, num_rows)
+        converts, others = (csr_matrix(values[:, own]) for own in each)
+        known = campaign_coordinates(converts, others, width)
+        for own, of in zip(each, known, strict=True):
+            coordinates[own] = of
+    return coordinates
 
 
 def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
