@@ -105,3 +105,12 @@ def test_a_user_without_a_taste_is_at_the_origin():
     np.testing.assert_allclose(found[0, 0], 0, atol=1e-6)
     np.testing.assert_allclose(found[1, 1], 0, atol=1e-6)
     assert np.abs(found[0, 2:]).min() > 1e-4
+
+
+def test_there_may_be_more_coordinates_than_values():
+    found = value_coordinates(LAYOUT, users(), NUM_ROWS, 40)
+    np.testing.assert_allclose(
+        found[:, :3], value_coordinates(LAYOUT, users(), NUM_ROWS, 3), atol=2e-3
+    )
+    assert found.shape == (NUM_ROWS, 40)
+    assert not found[:, NUM_ROWS:].any()

@@ -74,7 +74,7 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
 
 
 def _singular_vectors(matrix: csr_matrix, count: int) -> np.ndarray:
-    """(P, R) -> (R, count) right singular vectors."""
+    """(P, R) -> (R, count) right singular vectors; zeros after the last one."""
     transposed, shape = csr_matrix(matrix.T), (matrix.shape[1], count + _MORE)
     start = np.random.Generator(np.random.Philox(0)).standard_normal(shape)
     basis = start.astype(np.float32)
@@ -84,4 +84,4 @@ def _singular_vectors(matrix: csr_matrix, count: int) -> np.ndarray:
         image = matrix @ basis
         _, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
         vectors = basis @ rotation[:, ::-1].astype(np.float32)
-    return vectors[:, :count]
+    return np.pad(vectors, ((0, 0), (0, max(0, count - vectors.shape[1]))))[:, :count]
