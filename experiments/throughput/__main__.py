@@ -17,7 +17,7 @@ from experiments.throughput.compiled import PROGRAMS, Figures, compile_for, comp
 from experiments.throughput.inputs import Size, check_option, synthetic
 from experiments.throughput.stages import Record, measure
 from experiments.throughput.steps import WAYS
-from experiments.throughput.trace import trace
+from experiments.throughput.trace import Traced, trace
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
@@ -81,14 +81,10 @@ def main(options: Options) -> None:
         terminal.screen().print(compiled_table(found).rich())
         return
     if options.trace is not None:
-        for size in sizes:
-            with synthetic_data(size) as data:
-                found = trace(size, *data, options.trace)
-            terminal.print_lines(
-                f"{size.table_rows:,} table rows: {1e3 * found.seconds / found.steps:.1f} ms a "
-                f"step, {found.busy:.1%} of it on the device; {found.steps} steps in "
-                f"{options.trace}"
-            )
+        found = [traced(size, options.trace) for size in sizes]
+        if options.json is not None:
+            records = [own._asdict() for own in found]
+            write_json(options.json, {"provenance": provenance(), "traces": records})
         return
     with terminal.progress_display() as progress:
         records = [record for size in sizes for record in at_size(size, options, progress)]
@@ -128,6 +124,17 @@ def synthetic_data(size: Size) -> Iterator[tuple[Dataset, CampaignSampler]]:
                 disjoint=OFFICIAL.disjoint,
             ),
         )
+
+
+def traced(size: Size, folder: Path) -> Traced:
+    """Writes a trace of training to a folder, and prints what it shows."""
+    with synthetic_data(size) as data:
+        found = trace(size, *data, folder)
+    terminal.print_lines(
+        f"{size.table_rows:,} table rows: {1e3 * found.seconds / found.steps:.1f} ms a step, "
+        f"{found.busy:.1%} of it on the device; {found.steps} steps in {folder}"
+    )
+    return found
 
 
 def at_size(size: Size, options: Options, progress: Progress) -> list[Record]:

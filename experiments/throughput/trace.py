@@ -31,11 +31,13 @@ class Traced(NamedTuple):
     """What a trace shows.
 
     Attributes:
+      table_rows: R, rows of the table.
       steps: number of steps.
       seconds: from the start of the first to the end of the last.
       busy: fraction of them in which a device computes.
     """
 
+    table_rows: int
     steps: int
     seconds: float
     busy: float
@@ -55,7 +57,7 @@ def trace(size: Size, dataset: Dataset, sampler: CampaignSampler, folder: Path) 
         train(training)
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     spans = np.array([*_programs(jax.profiler.ProfileData.from_file(str(newest)))])
-    return Traced(_STEPS, float(np.ptp(spans)) / 1e9, busy_fraction(spans))
+    return Traced(size.table_rows, _STEPS, float(np.ptp(spans)) / 1e9, busy_fraction(spans))
 
 
 def _programs(data: Any) -> Iterator[tuple[float, float]]:
