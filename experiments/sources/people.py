@@ -82,10 +82,11 @@ def write_people(name: str, folder: Path) -> None:
     survey, columns = SURVEYS[name], _read(*SURVEYS[name].table)
     people = {}
     for field in survey.fields:
-        values = columns[field]
+        people[field] = columns[field]
         if field in survey.edges:
-            values = values.cut(survey.edges[field]).cast(pl.String)
-        people[field] = values
+            numbers = columns[field].cast(pl.Float64).to_numpy()
+            classes = np.digitize(numbers, survey.edges[field], right=True)
+            people[field] = pl.Series(np.where(np.isnan(numbers), np.nan, classes)).fill_nan(None)
     number = np.arange(len(columns))
     about, examples = list[dict[str, Any]](), list[pl.DataFrame]()
     rng = np.random.default_rng(_SEED)
