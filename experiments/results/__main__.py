@@ -158,9 +158,10 @@ def fed_gain(method: str) -> str:
 
 
 def after_steps(method: str) -> str:
-    """The cells of a method's mean AUC after each number of online steps."""
-    means = online_steps.means(plain("online_steps")["worlds"], method)
-    return " | ".join(map(number, means))
+    """The cells of a method's mean AUC after each number of online steps, and stopping early."""
+    worlds = plain("online_steps")["worlds"]
+    early = [np.mean(own["stopping early"].get(method, np.nan)) for own in worlds]
+    return " | ".join(map(number, [*online_steps.means(worlds, method), float(np.mean(early))]))
 
 
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:

@@ -33,7 +33,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.data.history import NAMES
-from metaheac_jax.methods.config import Config, within
+from metaheac_jax.methods.config import Config
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     Method,
@@ -79,14 +79,11 @@ class LearnedPriorConfig(Config):
         the number with the highest AUC on held-out training campaigns, or takes 10 without any.
       sums: whether features of a list are sums over its values instead of means. None tries both
         with the fewest coordinates on held-out training campaigns, or takes means without any.
-      strength: how strongly the covariance is drawn to independent weights, as a number of
-        campaigns per feature; see `training.posterior.learn_prior`.
       list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
     """
 
     num_coordinates: int | None = None
     sums: bool | None = None
-    strength: float = within(1.0, above=0)
     list_lengths: bool = True
 
 
@@ -244,8 +241,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             x = features(factors(dataset.rows_of(stage.user[kept], c)))
             campaigns.append(Examples(x, stage.label[kept]))
         groups = groups[features.columns]
-        strength = self.config.strength * len(groups)
-        learned = learn_prior(campaigns, groups, strength=strength, passes=_PASSES)
+        learned = learn_prior(campaigns, groups, strength=len(groups), passes=_PASSES)
         rows = dataset.campaign_rows[run.campaigns]
         prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
         head = features.head(prior.mean, 0.0, known.shape[1])
