@@ -242,7 +242,7 @@ def of_accelerators(found: dict[str, Any]) -> dict[str, Any]:
         "compiled": [own for own in single if own.table_rows == 334_494],
         "meta": find["v5e:1x1", "meta-step", 334_494],
         "score": find["v5e:1x1", "score", 334_494],
-        "h100": find["h100", "meta-step", 334_494],
+        "h100": find["h100", "meta-step", 3_344_940],
         "meshes": [own for own in records if own.mesh != "1x1"],
         "option": option,
     }
