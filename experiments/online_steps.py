@@ -59,7 +59,8 @@ class Options:
     pulls: tuple[float, ...] = (0.0, 30.0, 100.0, 300.0)
     """Strengths of the pull towards the general model that are tried."""
     campaigns: int = TENCENT_WORLD.campaigns
-    """Number of campaigns of a world; its advertisers and so on grow with it."""
+    """Number of campaigns of a world; its advertisers and so on grow with it, and their pools are
+    smaller. 1,000 campaigns need some 2 million users."""
     users: int = 600_000
     """Number of users of a world."""
     runs: int = 1
@@ -80,7 +81,8 @@ def main(options: Options) -> None:
     worlds, shape = list[dict[str, Any]](), shape_of(options.campaigns)
     with terminal.progress_display() as progress:
         for seed in range(options.runs):
-            world = World(users=options.users, seed=seed, shape=shape)
+            pool = round(World.min_pool_examples * TENCENT_WORLD.campaigns / shape.campaigns)
+            world = World(users=options.users, seed=seed, shape=shape, min_pool_examples=pool)
             data = open_world(world, options.cache_dir, progress=progress)
             split, found, early = paper_split(data, seed), dict[str, Any](), dict[str, Any]()
             for method in methods:
