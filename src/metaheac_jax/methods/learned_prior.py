@@ -295,8 +295,8 @@ def coordinates_of(dataset: Dataset, users: np.ndarray, width: int) -> np.ndarra
     coordinates = value_coordinates(dataset.layout, users, num_rows, width)
     if dataset.schema.history:  # the last lists are those that are computed
         fields = [number for number, *_ in dataset.schema.lists[-len(NAMES) :]]
-        ends = np.cumsum(vocabulary.sizes)[fields].tolist()
-        each = [slice(vocabulary.offsets[f], end) for f, end in zip(fields, ends, strict=True)]
+        starts, sizes = vocabulary.offsets, vocabulary.sizes
+        each = [slice(starts[f], starts[f] + sizes[f]) for f in fields]
         values = value_counts(users, num_rows)
         converts, others = (csr_matrix(values[:, own]) for own in each)
         known = campaign_coordinates(converts, others, width)
