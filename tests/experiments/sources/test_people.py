@@ -13,7 +13,8 @@ from metaheac_jax.progress import silent
 
 RNG = np.random.default_rng(0)
 COUNT = 4000
-OCCUPATION = np.repeat([10.0, 20.0, 30.0, np.nan], [150, 130, 50, COUNT - 330])
+RARE = np.arange(100.0, 140.0)  # occupations of 20 people each
+OCCUPATION = np.repeat([10.0, 20.0, *RARE, np.nan], [150, 130, *[20] * 40, COUNT - 1080])
 
 
 def survey(name):
@@ -57,6 +58,7 @@ def test_a_campaign_looks_for_an_occupation_or_an_answer(made):
             assert about == [columns["occrecode"][int(seeds[0])]]
             assert len(seeds) == (occupation == OCCUPATION).sum()
             assert np.isfinite(OCCUPATION[own]).all()
+            assert len(own) == 5 * len(seeds)
         else:
             question, region = about
             assert (state[own] % 4 == int(float(region))).all()
