@@ -6,6 +6,8 @@ To import this package registers them in the library.
 from experiments.baselines import (
     ablations,
     adapting,
+    averages,
+    cross_validated,
     from_scratch,
     lengths,
     multitask,
@@ -17,6 +19,8 @@ from experiments.baselines import (
 __all__ = [
     "ablations",
     "adapting",
+    "averages",
+    "cross_validated",
     "from_scratch",
     "lengths",
     "multitask",

@@ -28,7 +28,8 @@ from metaheac_jax.methods.solved_heads import solved_gradient
 from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.inner import inner_update
+from metaheac_jax.training.implicit import Implicit
+from metaheac_jax.training.inner import InnerOptions, inner_update
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 from metaheac_jax.training.meta import MetaGradient, MetaInfo, build_meta_gradient
 from metaheac_jax.training.step import Gradient
@@ -168,8 +169,35 @@ class AdaptCampaign(MetaHeacMethod):
 
 
 @register
+class TenSteps(MetaHeacMethod):
+    """Ten inner steps at the paper's alpha instead of one."""
+
+    name, label, default = "ten-steps", "task batches + 10 of the paper's inner steps", _PAPER
+    options: ClassVar[InnerOptions] = {"inner_steps": 10}
+
+    def gradient(self, layout: Layout) -> Gradient[...]:
+        """The gradient through these steps."""
+        config = self.config
+        return build_meta_gradient(
+            build_loss(self.network, layout, reduction=config.reduction),
+            inner_learning_rate=config.inner_learning_rate,
+            reduction=config.reduction,
+            select=select_rows,
+            **self.options,
+        )
+
+
+@register
+class ImplicitSteps(TenSteps):
+    """Ten such steps, with a pull to their start and implicit gradients (iMAML)."""
+
+    name, label = "implicit", "the same with a pull, and implicit gradients (iMAML)"
+    options: ClassVar[InnerOptions] = {"inner_steps": 10, "implicit": Implicit(100.0)}
+
+
+@register
 class Reptile(MetaHeacMethod):
-    """A move to the weights after ten steps on the support set (Nichol et al. 2018)."""
+    """A move towards the weights after ten such steps on the support set (Nichol et al. 2018)."""
 
     name, label, default = "reptile", "task batches + Reptile with 10 inner steps", _PAPER
 
@@ -195,6 +223,26 @@ class Reptile(MetaHeacMethod):
 
             total, losses = jax.lax.scan(add, total, batch)
             return total, MetaInfo(losses[1].sum(), *losses)
+
+        return gradient
+
+
+@register
+class LogUniform(MetaHeacMethod):
+    """The paper's inner step on a support set whose size is drawn log-uniformly."""
+
+    name, label, default = "log-uniform", "the paper's inner step, sizes of support vary", _PAPER
+
+    def gradient(self, layout: Layout) -> Gradient[...]:
+        """The gradient on support sets of 16 examples to all of them."""
+        whole = super().gradient(layout)
+
+        def gradient(params: Any, support: Any, query: Any, part: Any) -> tuple[Any, MetaInfo]:
+            size, campaigns = support.weight.shape[1], len(support.weight)
+            key = jax.random.key(support.ids.user.sum())  # differs from step to step
+            kept = 16 * (size / 16) ** jax.random.uniform(key, (campaigns, 1))
+            weight = support.weight * (jnp.arange(size) < kept)
+            return whole(params, support._replace(weight=weight), query, part)
 
         return gradient
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, vstack
 
+from experiments.baselines.cross_validated import folds_of
 from experiments.baselines.similarity import indicators
 from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
@@ -105,10 +106,7 @@ def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np
     for number, c in enumerate(campaigns.tolist()):
         campaign, rng = run.dataset.campaign(c), generator(run.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
-        fold = np.empty(len(campaign.labels), int)
-        for label in (0, 1):  # each fold has both, if there are enough
-            of = campaign.labels == label
-            fold[of] = np.arange(of.sum()) % _FOLDS
+        fold = folds_of(campaign.labels, _FOLDS)
         counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
         base, scores = _base(campaign), np.zeros(len(fold))
         for left_out in range(_FOLDS):

@@ -8,11 +8,20 @@ from toy import dataset
 
 import metaheac_jax as mh
 from experiments.baselines import adapting
-from experiments.baselines.adapting import AdaptCampaign, AdaptHeads, LearnedRates, Reptile
+from experiments.baselines.adapting import (
+    AdaptCampaign,
+    AdaptHeads,
+    ImplicitSteps,
+    LearnedRates,
+    LogUniform,
+    Reptile,
+    TenSteps,
+)
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import (
     OFFICIAL,
     PAPER,
+    MetaHeacMethod,
     Run,
     Trained,
     configured,
@@ -163,8 +172,14 @@ def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
     assert asked == [True, False]
 
 
-def test_reptile_follows_the_gradients_of_its_steps(run, drawn):
+def test_other_inner_loops_are_what_they_say(run, drawn):
+    """Reptile follows the gradients of its steps; ten and implicit steps are the library's."""
     params, batch, _ = drawn
+    options = {"inner_learning_rate": 0.1, "inner_steps": 10}
+    for kind, more in ((TenSteps, {}), (ImplicitSteps, ImplicitSteps.options)):
+        found, _ = jax.jit(of_network(kind).gradient(run.dataset.layout))(params, *batch)
+        expected, _ = jax.jit(gradient_of(run, **options | more))(params, *batch)
+        equal(found, expected)
     found, info = jax.jit(of_network(Reptile).gradient(run.dataset.layout))(params, *batch)
     loss = build_loss(NETWORK, run.dataset.layout, reduction="mean")
     total = jax.tree.map(jnp.zeros_like, params)
@@ -178,3 +193,24 @@ def test_reptile_follows_the_gradients_of_its_steps(run, drawn):
             theta = jax.tree.map(lambda leaf, g: leaf - 0.1 * g, theta, slope)
         np.testing.assert_allclose(info.query_loss[c], loss(theta, query), rtol=1e-4)
     equal(found, total, atol=2e-5)  # a difference of weights, over the rate
+
+
+def test_support_sets_have_log_uniform_sizes(run, drawn, monkeypatch):
+    params, (support, query, own), _ = drawn
+    kept = []
+
+    def noted(*_, **__):
+        return lambda params, support, query, part: kept.append(support.weight)
+
+    monkeypatch.setattr(MetaHeacMethod, "gradient", noted)
+    gradient = of_network(LogUniform).gradient(run.dataset.layout)
+    wide = jax.tree.map(lambda leaf: np.repeat(leaf, 64, axis=1), (support, query))
+    for step in range(100):
+        ids = wide[0].ids._replace(user=wide[0].ids.user + step)
+        gradient(params, wide[0]._replace(ids=ids), wide[1], own)
+    sizes, most = np.sum(kept, axis=-1).ravel(), wide[0].weight.shape[1]
+    assert 16 <= sizes.min() < 32
+    assert most / 2 < sizes.max() <= most
+    quarter = np.mean(sizes < 16 * (most / 16) ** 0.25)
+    assert 0.12 < quarter < 0.4
+    assert all((np.diff(own, axis=1) <= 0).all() for own in kept)

@@ -1,0 +1,40 @@
+"""LR with a penalty by cross-validation."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from toy import dataset
+
+from experiments.baselines.cross_validated import PENALTIES, best_penalty, folds_of
+from metaheac_jax.methods import configured, customise, fit
+
+
+def test_each_fold_has_its_part_of_each_label():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], [35, 10]))
+    folds = folds_of(labels, 5)
+    for label, count in ((0, 7), (1, 2)):
+        assert np.bincount(folds[labels == label]).tolist() == [count] * 5
+
+
+@pytest.mark.parametrize(("weight", "lowest", "highest"), [(0.0, 30.0, 300.0), (3.0, 3.0, 3.0)])
+def test_noise_has_a_high_penalty_and_a_clear_taste_the_lowest(weight, lowest, highest):
+    rng = np.random.default_rng(0)
+    features = csr_matrix(rng.integers(0, 2, (400, 20)).astype(float))
+    log_odds = weight * (features.toarray() - 0.5) @ rng.choice([-1.0, 1.0], 20)
+    labels = (rng.logistic(size=400) < log_odds).astype(float)
+    assert lowest <= best_penalty(features, labels) <= highest
+
+
+def test_a_campaign_has_the_regression_of_its_penalty(monkeypatch):
+    data = dataset(campaigns=9, per_campaign=200)
+    chosen, campaign = PENALTIES[1], data.campaign(8)
+    scores = []
+    for method in (
+        configured("lr-cross-validated"),
+        configured("lr").changed(penalty=chosen),
+    ):
+        monkeypatch.setattr("experiments.baselines.cross_validated.best_penalty", lambda *_: chosen)
+        general = fit(data, method, campaigns=np.arange(8))
+        [model] = customise(general, data, [campaign])
+        scores.append(model.score(data.user_rows[:50]))
+    np.testing.assert_allclose(*scores, atol=1e-3)
