@@ -40,9 +40,9 @@ class CrossValidated(Method[Config]):
         num_rows, models = run.dataset.num_rows, list[Scorer]()
         for number, campaign in enumerate(campaigns):
             examples = campaign_examples(run.dataset, campaign)
-            features = csr_matrix(value_counts(examples.ids.user, num_rows))
             order = generator(run.seed, number).permutation(len(examples.label))
-            features, labels = features[order], examples.label[order]
+            labels = examples.label[order]
+            features = value_counts(examples.ids.user[order], num_rows)
             penalty = best_penalty(features, labels)
             weights, bias = fit_regression(features, labels, penalty)
 
