@@ -54,8 +54,6 @@ class Options:
     """Networks to train, by name."""
     steps: tuple[int, ...] = (0, 1, 5, 20, 80)
     """Numbers of online steps, ascending."""
-    batch_size: int = 512
-    """Number of examples of a support set, a query set and an online minibatch."""
     pulls: tuple[float, ...] = (0.0, 30.0, 100.0, 300.0)
     """Strengths of the pull towards the general model that are tried."""
     campaigns: int = TENCENT_WORLD.campaigns
@@ -75,9 +73,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     check_whole("--runs", options.runs, 1)
-    methods: list[Any] = build_methods(
-        options.methods, world="tencent", batch_size=options.batch_size
-    )
+    methods: list[Any] = build_methods(options.methods, world="tencent")
     worlds, shape = list[dict[str, Any]](), shape_of(options.campaigns)
     with terminal.progress_display() as progress:
         for seed in range(options.runs):
