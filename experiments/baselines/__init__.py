@@ -6,7 +6,6 @@ To import this package registers them in the library.
 from experiments.baselines import (
     ablations,
     adapting,
-    averages,
     cross_validated,
     from_scratch,
     lengths,
@@ -19,7 +18,6 @@ from experiments.baselines import (
 __all__ = [
     "ablations",
     "adapting",
-    "averages",
     "cross_validated",
     "from_scratch",
     "lengths",

@@ -29,7 +29,7 @@ from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.implicit import Implicit
-from metaheac_jax.training.inner import InnerOptions, inner_update
+from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 from metaheac_jax.training.meta import MetaGradient, MetaInfo, build_meta_gradient
 from metaheac_jax.training.step import Gradient
@@ -169,35 +169,27 @@ class AdaptCampaign(MetaHeacMethod):
 
 
 @register
-class TenSteps(MetaHeacMethod):
-    """Ten inner steps at the paper's alpha instead of one."""
+class ImplicitSteps(MetaHeacMethod):
+    """Ten inner steps with a pull to their start, and implicit gradients (iMAML)."""
 
-    name, label, default = "ten-steps", "task batches + 10 of the paper's inner steps", _PAPER
-    options: ClassVar[InnerOptions] = {"inner_steps": 10}
+    name, label, default = "implicit", "task batches + implicit gradients (iMAML)", _PAPER
 
     def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient through these steps."""
+        """The gradient at the minimum that these steps approach."""
         config = self.config
         return build_meta_gradient(
             build_loss(self.network, layout, reduction=config.reduction),
             inner_learning_rate=config.inner_learning_rate,
+            inner_steps=10,
+            implicit=Implicit(100.0),
             reduction=config.reduction,
             select=select_rows,
-            **self.options,
         )
 
 
 @register
-class ImplicitSteps(TenSteps):
-    """Ten such steps, with a pull to their start and implicit gradients (iMAML)."""
-
-    name, label = "implicit", "the same with a pull, and implicit gradients (iMAML)"
-    options: ClassVar[InnerOptions] = {"inner_steps": 10, "implicit": Implicit(100.0)}
-
-
-@register
 class Reptile(MetaHeacMethod):
-    """A move towards the weights after ten such steps on the support set (Nichol et al. 2018)."""
+    """A move towards the weights after ten steps on the support set (Nichol et al. 2018)."""
 
     name, label, default = "reptile", "task batches + Reptile with 10 inner steps", _PAPER
 

@@ -34,19 +34,6 @@ PAGES = {
     "readme.md.jinja": "README.md",
 }
 FIGURE = "docs/auc_by_seeds.png"
-#: Methods, the method that each differs from, and the difference.
-ADAPTING = (
-    ("without-meta-lengths", None, "plain batches"),
-    ("alpha-0-lengths", "without-meta-lengths", "task batches"),
-    ("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
-    ("program-step", "alpha-0-lengths", "the program's inner step"),
-    ("learned-rates", "metaheac-lengths", "learned rates"),
-    ("learned-rates-5", "learned-rates", "five steps"),
-    ("adapt-heads", "metaheac-lengths", "on heads and gates alone"),
-    ("adapt-campaign", "metaheac-lengths", "on campaign rows alone"),
-    ("solved-constant", None, "the head is solved"),
-    ("solved-head", "solved-constant", "the derivative goes through the solution"),
-)
 _PART = re.compile(r"(?<=<!-- python -m experiments.results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -157,9 +144,9 @@ def fed_gain(method: str) -> str:
     return feedback.summary(plain("feedback")["conversions"][method])[-1]
 
 
-def after_steps(method: str) -> str:
+def after_steps(name: str, method: str) -> str:
     """The cells of a method's mean AUC after each number of online steps, and stopping early."""
-    worlds = plain("online_steps")["worlds"]
+    worlds = plain(name)["worlds"]
     early = [np.mean(own["stopping early"].get(method, np.nan)) for own in worlds]
     return " | ".join(map(number, [*online_steps.means(worlds, method), float(np.mean(early))]))
 
@@ -208,7 +195,6 @@ def render() -> dict[Path, str]:
     for template, page in PAGES.items():
         text = environment.get_template(template).render(
             **own,
-            adapting=ADAPTING,
             speed=speed,
             rivals=of_rivals(),
             **of_accelerators(speed["accelerators"]),
