@@ -144,9 +144,9 @@ def fed_gain(method: str) -> str:
     return feedback.summary(plain("feedback")["conversions"][method])[-1]
 
 
-def after_steps(name: str, method: str) -> str:
+def after_steps(method: str) -> str:
     """The cells of a method's mean AUC after each number of online steps, and stopping early."""
-    worlds = plain(name)["worlds"]
+    worlds = plain("online_steps")["worlds"]
     early = [np.mean(own["stopping early"].get(method, np.nan)) for own in worlds]
     return " | ".join(map(number, [*online_steps.means(worlds, method), float(np.mean(early))]))
 
