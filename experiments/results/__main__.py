@@ -145,10 +145,15 @@ def fed_gain(method: str) -> str:
 
 
 def after_steps(method: str) -> str:
-    """The cells of a method's mean AUC after each number of online steps, and stopping early."""
+    """The cells of a method's mean AUC after each number of online steps, then stopping early.
+
+    The last two are those of the most steps with a pull.
+    """
     worlds = plain("online_steps")["worlds"]
-    early = [np.mean(own["stopping early"].get(method, np.nan)) for own in worlds]
-    return " | ".join(map(number, [*online_steps.means(worlds, method), float(np.mean(early))]))
+    early = float(np.mean([np.mean(own["stopping early"][method]) for own in worlds]))
+    [pulled] = [name for name in worlds[0]["auc"] if name.startswith(f"{method}, pull")]
+    with_pull = online_steps.means(worlds, pulled)[-2:]
+    return " | ".join(map(number, [*online_steps.means(worlds, method), early, *with_pull]))
 
 
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:
