@@ -40,7 +40,7 @@ class CrossValidated(Method[Config]):
         num_rows, models = run.dataset.num_rows, list[Scorer]()
         for number, campaign in enumerate(campaigns):
             examples = campaign_examples(run.dataset, campaign)
-            order = generator(run.seed, number).permutation(len(examples.label))
+            order = generator(run.seed, 0).permutation(len(examples.label))
             labels = examples.label[order]
             features = value_counts(examples.ids.user[order], num_rows)
             penalty = best_penalty(features, labels)
