@@ -226,7 +226,7 @@ class LogUniform(MetaHeacMethod):
     name, label, default = "log-uniform", "the paper's inner step, sizes of support vary", _PAPER
 
     def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient on support sets of at most 16 examples to a whole batch."""
+        """The gradient on the first 16 to all places of a support set."""
         whole = super().gradient(layout)
 
         def gradient(params: Any, support: Any, query: Any, part: Any) -> tuple[Any, MetaInfo]:
