@@ -12,14 +12,17 @@ features in Hessians.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 - its LAPACK, which JAX calls, has to be there to be limited
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 #: Variance of a campaign's intercept.
 _INTERCEPT_VARIANCE = 100.0
@@ -69,6 +72,18 @@ class Gaussian(NamedTuple):
     covariance: np.ndarray
 
 
+@contextmanager
+def _double_precision() -> Iterator[None]:
+    """Arithmetic of 64 bits, with one thread for a factorisation of a matrix.
+
+    The matrices are small: with a thread per core, the threads wait for each other, above all on a
+    machine that does other work.
+    """
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        with threadpool_limits(1, "blas"):
+            yield
+
+
 def posterior_mode(examples: Examples, prior: Gaussian) -> np.ndarray:
     """(p + 1,) the mode of the posterior of a campaign's weights, and of its intercept.
 
@@ -78,7 +93,7 @@ def posterior_mode(examples: Examples, prior: Gaussian) -> np.ndarray:
     """
     padded, mean = examples.padded(), np.append(prior.mean, 0.0)
     precision = _with_intercept(prior.covariance)
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with _double_precision():
         mode = target = mean
         for _ in range(_MAX_STEPS):
             mode, gradient, hessian = _advance(*padded, mode, target, mean, precision)
@@ -164,7 +179,7 @@ def learn_prior(
     rates, modes = rates.clip(1e-6, 1 - 1e-6), np.zeros((len(campaigns), size + 1))
     modes[:, -1] = np.log(rates) - np.log1p(-rates)
     targets = modes
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with _double_precision():
         for _ in range(passes):
             mean, precision = np.append(prior.mean, 0.0), _with_intercept(prior.covariance)
             found = [
