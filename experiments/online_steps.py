@@ -12,7 +12,7 @@ Axes: n examples of a campaign, U table rows that they touch, k embedding width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.customising.sizes import GrowingSize
 from metaheac_jax.data.batches import Batch, campaign_examples, generator
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.errors import check_whole
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Run, fit
@@ -55,6 +56,9 @@ class Options:
     """Numbers of online steps, ascending."""
     pulls: tuple[float, ...] = (0.0, 30.0, 100.0, 300.0)
     """Strengths of the pull towards the general model that are tried."""
+    campaigns: int = TENCENT_WORLD.campaigns
+    """Number of campaigns of a world; its advertisers and so on grow with it, and their pools are
+    smaller. 1,000 campaigns need some 2 million users."""
     users: int = 600_000
     """Number of users of a world."""
     runs: int = 1
@@ -70,10 +74,11 @@ def main(options: Options) -> None:
     """Runs the command."""
     check_whole("--runs", options.runs, 1)
     methods: list[Any] = build_methods(options.methods, world="tencent")
-    worlds = list[dict[str, Any]]()
+    worlds, shape = list[dict[str, Any]](), shape_of(options.campaigns)
     with terminal.progress_display() as progress:
         for seed in range(options.runs):
-            world = World(users=options.users, seed=seed)
+            pool = round(World.min_pool_examples * TENCENT_WORLD.campaigns / shape.campaigns)
+            world = World(users=options.users, seed=seed, shape=shape, min_pool_examples=pool)
             data = open_world(world, options.cache_dir, progress=progress)
             split, found, early = paper_split(data, seed), dict[str, Any](), dict[str, Any]()
             for method in methods:
@@ -98,6 +103,15 @@ def main(options: Options) -> None:
     names = worlds[0]["auc"]
     rows = [[name, *(f"{own:.4f}" for own in means(worlds, name))] for name in names]
     terminal.screen().print(Table("AUC on all new campaigns", header, rows).rich())
+
+
+def shape_of(campaigns: int) -> Shape:
+    """The twin's world with another number of campaigns, and as many more of what they share."""
+    grown = {
+        name: round(getattr(TENCENT_WORLD, name) * campaigns / TENCENT_WORLD.campaigns)
+        for name in ("campaigns", "advertisers", "campaign_ids", "products")
+    }
+    return replace(TENCENT_WORLD, **grown)  # pyrefly: ignore
 
 
 def key(name: str, pull: float) -> str:

@@ -8,8 +8,9 @@ from commands import tiny_settings
 from toy import dataset
 
 import metaheac_jax as mh
-from experiments.online_steps import judge, means
+from experiments.online_steps import judge, means, shape_of
 from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc
 
@@ -41,3 +42,10 @@ def test_steps_of_an_epoch_are_an_epoch_and_none_is_the_general_model():
         assert own == pytest.approx([start[0]] * 2, abs=1e-3)
     worlds = [{"auc": {"metaheac": found}}]
     assert means(worlds, "metaheac") == np.mean(found, axis=0).tolist()
+
+
+def test_more_campaigns_have_as_many_more_advertisers():
+    assert shape_of(TENCENT_WORLD.campaigns) == TENCENT_WORLD
+    grown = shape_of(2 * TENCENT_WORLD.campaigns)
+    assert (grown.campaigns, grown.advertisers) == (346, 2 * TENCENT_WORLD.advertisers)
+    assert grown.rate_mean == TENCENT_WORLD.rate_mean
