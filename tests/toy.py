@@ -35,6 +35,7 @@ TINY = {
     "online_patience": None,
     "num_coordinates": 2,
     "sums": False,
+    "num_directions": 2,
     "patience": None,
 }
 

@@ -10,12 +10,14 @@ from toy import aucs, dataset
 import metaheac_jax as mh
 from metaheac_jax.methods import Run, configured
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
-from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
+from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations, factors_of
+from metaheac_jax.methods.linear_head import LinearHead
+from metaheac_jax.methods.method import lengthened
 from metaheac_jax.training.posterior import Examples, Gaussian, Learned
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
 TRAIN, NEW = np.arange(20), np.arange(20, 26)
-METHOD = configured("learned-prior").changed(num_coordinates=3, sums=False)
+METHOD = configured("learned-prior").changed(num_coordinates=3, sums=False, num_directions=0)
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +43,53 @@ def test_few_seeds_suffice_where_campaigns_have_tastes_in_common(general):
 def test_features_are_the_best_on_held_out_campaigns(monkeypatch):
     tried, learned = [], LearnedPrior._learned
 
-    def noted(self, run, network, *others):
-        tried.append((network.width, network.sums))
-        return learned(self, run, network, *others)
+    def noted(self, run, network, table, users, *params):
+        tried.append((network.width, network.sums, *params))
+        return learned(self, run, network, table, users, *params)
 
     monkeypatch.setattr("metaheac_jax.methods.learned_prior._WIDTHS", (4, 1, 2))
     monkeypatch.setattr(LearnedPrior, "_learned", noted)
     general = mh.fit(DATA, "learned-prior", campaigns=TRAIN)
     assert tried[:2] == [(4, False), (4, True)]
-    assert [width for width, _ in tried] == [4, 4, 1, 2]
-    assert tried[2][1] == tried[3][1] == (general.judgements[1].auc > general.judgements[0].auc)
+    aucs_of = [judged.auc for judged in general.judgements]
+    assert [width for width, *_ in tried[2:4]] == [1, 2]
+    assert tried[2][1] == tried[3][1] == (aucs_of[1] > aucs_of[0])
+    *linear, products = tried  # they are added to the best of the others
+    assert products[:2] == linear[int(np.argmax(aucs_of[:4]))]
     assert len(general.held_out) == 3
-    assert [judged.step for judged in general.judgements] == [0, 1, 2, 3]
-    best = max(general.judgements, key=lambda judged: judged.auc).step
+    assert [judged.step for judged in general.judgements] == [0, 1, 2, 3, 4]
+    best = int(np.argmax(aucs_of))
     assert general.state["table"].shape[1] == tried[best][0]
     assert bool(general.state["features"]["sums"]) == tried[best][1]
+    assert ("directions" in general.state["network"]) == (best == 4)
     halves = [halve(DATA, DATA.index_of(c), 0) for c in general.held_out]
     quality = judge_state(METHOD.customise, Run(DATA, TRAIN, 0), halves, general.state)
     assert quality.auc == pytest.approx(general.judgements[best].auc, abs=1e-6)
+
+
+def test_products_tell_what_only_combinations_of_values_tell():
+    rng, start = np.random.default_rng(3), DATA.vocabulary.offsets[1]
+    traits = np.column_stack([DATA.user_rows[:, 0], DATA.user_rows[:, 1] >= start + 2]) - [0.5, 0.5]
+    taste = rng.normal(size=(len(DATA.campaign_ids), 3)) * [2, 2, 12]
+
+    def converts(stage):
+        own = traits[stage.user]
+        terms = np.column_stack([own, own.prod(axis=1)])
+        odds = np.einsum("et,et->e", terms, taste[stage.campaign])
+        return replace(stage, label=(rng.random(len(odds)) < expit(odds)).astype(np.float32))
+
+    data = replace(DATA, stage1=converts(DATA.stage1), stage2=converts(DATA.stage2))
+    found = []
+    for count in (0, 2):
+        general = mh.fit(data, METHOD.changed(num_directions=count), campaigns=TRAIN)
+        models = mh.customise(general, data, [data.campaign(c) for c in NEW])
+        found.append(aucs(data, NEW, [model.score for model in models]).mean())
+    directions, table = general.state["network"]["directions"], general.state["table"]
+    longer = lengthened(Run(data, TRAIN, 0), True)[0].dataset
+    along = factors_of(LinearHead(3), longer.layout, {}, table, longer.user_rows) @ directions
+    np.testing.assert_allclose(along.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(along, rowvar=False), np.eye(2), atol=1e-2)
+    assert found[1] > found[0] + 0.05
 
 
 def test_attributes_alone_tell_campaigns_apart(general):

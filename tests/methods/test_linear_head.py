@@ -21,6 +21,16 @@ def test_log_odds_are_the_product_of_factors_and_head():
     np.testing.assert_allclose(offset + factors @ head, expected, rtol=1e-5)
 
 
+def test_products_of_projections_are_factors_too():
+    network, rng = LinearHead(2), np.random.default_rng(1)
+    user, directions = rng.normal(size=(5, 3, 2)), rng.normal(size=(7, 2))
+    _, factors = jax.jit(network.offset_and_factors)({"directions": directions}, user)
+    first, second = (user.reshape(5, 6) @ directions[:-1] + directions[-1]).T
+    expected = np.column_stack([first * first, first * second, second * second, np.ones(5)])
+    np.testing.assert_allclose(factors[:, 6:], expected, rtol=1e-5)
+    np.testing.assert_allclose(factors[:, :6], user.reshape(5, 6), rtol=1e-5)
+
+
 def test_sums_are_means_times_the_number_of_values():
     layout = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=0)
     table = np.random.default_rng(2).normal(size=(6, 2))

@@ -5,20 +5,22 @@
 The features of users need no labels: of a field with few values, the fraction of each; of another,
 the mean of its values' `data.coordinates`. The weights of a campaign have a Gaussian prior, whose
 mean and covariance are learned from the training campaigns (`training.posterior`), and whose mean
-moves towards the weights of training campaigns with the same attributes. There are no gradient
-steps, and nothing is random but a choice of examples in very large campaigns. Features that are
-linear in values miss what only combinations of values show. The method is not in the paper.
+moves towards the weights of training campaigns with the same attributes. Features that are linear
+in values miss what only combinations of values show. So the directions of users in which campaigns
+differ most are learned too, and the products of each two of them are further features. There are no
+gradient steps, and nothing is random but a choice of examples in very large campaigns. The method
+is not in the paper.
 
-Axes: P users, S slots of a user, R table rows, N campaign fields, k coordinates, F factors,
-p features, C training campaigns.
+Axes: P users, S slots of a user, R table rows, N campaign fields, k coordinates, d directions,
+F factors, p features, C training campaigns.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +35,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.data.history import NAMES
-from metaheac_jax.methods.config import Config
+from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     Method,
@@ -56,6 +58,7 @@ from metaheac_jax.training.posterior import (
 )
 
 _WIDTHS = (10, 20, 40)  # numbers of coordinates that are tried
+_DIRECTIONS = 15  # whose products are tried as features
 #: Users whose values give the coordinates, and those whose features give their means and scales.
 _USERS_OF_COORDINATES, _USERS_OF_SCALES = 600_000, 1 << 16
 #: Maximum number of examples of a training campaign; further ones hardly change its weights.
@@ -79,11 +82,14 @@ class LearnedPriorConfig(Config):
         the number with the highest AUC on held-out training campaigns, or takes 10 without any.
       sums: whether features of a list are sums over its values instead of means. None tries both
         with the fewest coordinates on held-out training campaigns, or takes means without any.
+      num_directions: d, the number of directions whose products are features. None tries 0 and 15
+        on held-out training campaigns, or takes 0 without any.
       list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
     """
 
     num_coordinates: int | None = None
     sums: bool | None = None
+    num_directions: int | None = within(None, least=0)
     list_lengths: bool = True
 
 
@@ -121,10 +127,10 @@ class Features(NamedTuple):
         return (factors[:, self.columns] - self.centre) / self.deviation
 
     def head(self, weights: np.ndarray, intercept: float, num_factors: int) -> Array:
-        """(F,) the head of weights (p,) and an intercept."""
-        head = np.zeros(num_factors)
-        head[self.columns] = weights / self.deviation
-        head[-1] = intercept - head[self.columns] @ self.centre
+        """(F, ...) the heads of weights (p, ...) and an intercept."""
+        head = np.zeros((num_factors, *weights.shape[1:]))
+        head[self.columns] = (weights.T / self.deviation).T
+        head[-1] = intercept - self.centre @ head[self.columns]
         return jnp.asarray(head, jnp.float32)
 
 
@@ -192,7 +198,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
     @property
     def holds_out(self) -> bool:
         """Says whether features are chosen on held-out campaigns."""
-        return self.config.num_coordinates is None or self.config.sums is None
+        return None in (self.config.num_coordinates, self.config.sums, self.config.num_directions)
 
     def fit(self, run: Run) -> Trained:
         """Learns coordinates of values, then the prior: the offline stage."""
@@ -202,21 +208,32 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         users = sampled_users(dataset.user_rows, _USERS_OF_COORDINATES)
         coordinates = coordinates_of(dataset, users, max(widths))
         users = sampled_users(users, _USERS_OF_SCALES)
-        best, found, judged = -math.inf, dict[str, Any](), list[tuple[float, ...]]()
+        found, judged = list[State](), list[tuple[float, ...]]()
+
+        def best() -> State:
+            return found[int(np.argmax([auc for _, auc, *_ in judged])) if judged else -1]
+
+        def add(state: State, told: str) -> None:
+            found.append(state)
+            if run.judge is not None:
+                judged.append((len(judged), *run.judge(state)))
+                told += f", held-out AUC {judged[-1][1]:.4f}"
+            run.progress(f"{run.label}: {told}", len(found), len(found))
+
         sums = list(self._poolings(run))
-        for number, width in enumerate(widths):
+        for width in widths:
             table = with_indicators(dataset, coordinates[:, :width])
-            for pooling in tuple(sums):
+            for pooling in sums:
                 state = self._learned(run, LinearHead(width, pooling), table, users)
-                told = f"{run.label}: {width} coordinates" + ", summed" * pooling
-                if run.judge is not None:
-                    judged.append((len(judged), *run.judge(state)))
-                    told += f", held-out AUC {judged[-1][1]:.4f}"
-                run.progress(told, number + 1, len(widths))
-                if not judged or judged[-1][1] > best:
-                    best, found = judged[-1][1] if judged else best, state
-            sums = [bool(found["features"]["sums"])]
-        return Trained(found, np.array(judged, float).reshape(-1, 3))
+                add(state, f"{width} coordinates" + ", summed" * pooling)
+            sums = [bool(best()["features"]["sums"])]
+        given = self.config.num_directions
+        count = (_DIRECTIONS if run.judge else 0) if given is None else given
+        if count:
+            state = self._with_products(run, best(), count, users)
+            add(state, f"products of {count} directions")
+        state = found[-1] if given else best()
+        return Trained(state, np.array(judged, float).reshape(-1, 3))
 
     def _poolings(self, run: Run) -> tuple[bool, ...]:
         """Whether values are summed: what is tried with the first number of coordinates."""
@@ -225,14 +242,39 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         lists = any(own.slots > 1 for own in run.dataset.schema.user)
         return (False, True) if lists and run.judge is not None else (False,)
 
-    def _learned(
-        self, run: Run, network: LinearHead, table: np.ndarray, users: np.ndarray
+    def _with_products(
+        self, run: Run, state: State, count: int, users: np.ndarray
     ) -> dict[str, Any]:
-        """The state with a table (R, k); users (P, S) give the features' scales."""
+        """A state with products of directions, at most so many of them.
+
+        They are the principal components of the log-odds of users (P, S) under the state's prior.
+        """
+        table, kept = state["table"], dict(state["features"])
+        network, features = LinearHead(table.shape[1], bool(kept.pop("sums"))), Features(**kept)
+        known = factors_of(network, run.dataset.layout, {}, jnp.asarray(table), users)
+        scale = state["prior"]["scale"]
+        spread = scale.T @ np.cov(features(known), rowvar=False) @ scale
+        variance, components = np.linalg.eigh(spread)
+        first = np.flatnonzero(variance > _MIN_VARIANCE * variance[-1])[-count:]
+        components = scale @ components[:, first] / np.sqrt(variance[first])
+        directions = features.head(components, 0.0, known.shape[1])
+        return self._learned(run, network, table, users, {"directions": directions})
+
+    def _learned(
+        self,
+        run: Run,
+        network: LinearHead,
+        table: np.ndarray,
+        users: np.ndarray,
+        params: Mapping[str, Array] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """The state with a table (R, k) and parameters; users (P, S) give the features' scales."""
         dataset, stage = run.dataset, run.dataset.stage1
-        factors = partial(factors_of, network, dataset.layout, jnp.asarray(table))
+        factors = partial(factors_of, network, dataset.layout, params, jnp.asarray(table))
         known = factors(users)
-        groups = np.arange(known.shape[1]) // network.width  # a factor's field
+        # A factor's field; products, and the constant, are one more.
+        groups = np.arange(known.shape[1]) // network.width
+        groups = np.minimum(groups, len(dataset.schema.user))
         features, campaigns = Features.of(known, groups), list[Examples]()
         for c in run.campaigns.tolist():
             kept = np.arange(*stage.offsets[c : c + 2])
@@ -246,7 +288,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
         head = features.head(prior.mean, 0.0, known.shape[1])
         return {
-            "network": {"head": head},
+            "network": {"head": head, **params},
             "table": table,
             "features": {**features._asdict(), "sums": np.array(network.sums)},
             "prior": prior._asdict(),
@@ -275,7 +317,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         prior = Prior(**jax.device_get(state["prior"]))
         network = LinearHead(weights.table.shape[1], sums)
         num_factors = len(weights.network["head"])
-        factors = partial(factors_of, network, layout, weights.table)
+        factors = partial(factors_of, network, layout, weights.network, weights.table)
 
         def adapt(examples: Batch) -> AdaptedWeights:
             own = prior.of(examples.ids.campaign, run.dataset.num_rows)
@@ -316,17 +358,19 @@ def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
     return table
 
 
-def factors_of(network: LinearHead, layout: Layout, table: Any, users: UserRows) -> np.ndarray:
+def factors_of(
+    network: LinearHead, layout: Layout, params: Mapping[str, Array], table: Any, users: UserRows
+) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) factors."""
-    factors = partial(_compiled_factors(network, layout), table)
+    factors = partial(_compiled_factors(network, layout), dict(params), table)
     return over_users(factors, users, layout.num_slots, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)
 def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
     @jax.jit
-    def factors(table: Array, users: Array) -> Array:
-        return network.offset_and_factors({}, layout.users(table, users))[1]
+    def factors(params: dict[str, Array], table: Array, users: Array) -> Array:
+        return network.offset_and_factors(params, layout.users(table, users))[1]
 
     return factors
 

@@ -2,10 +2,11 @@
 
     logit(u) = f(u) . w_c
 
-The factors are the field vectors, and 1 for the intercept. Many campaigns are scored by one matrix
-product.
+The factors are the field vectors, the products of each two of their projections on *directions*, if
+there are any, and 1 for the intercept. Many campaigns are scored by one matrix product.
 
-Axes: B examples, F factors, M user fields, N campaign fields, k columns of the field vectors.
+Axes: B examples, F factors, M user fields, N campaign fields, k columns of the field vectors,
+d directions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from metaheac_jax.networks import Output, User, concatenated, sigmoid_output
@@ -22,7 +24,9 @@ from metaheac_jax.table.pooling import UserFields
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A `Network` with a campaign's ``head`` (F,); F = M k + 1.
+    """A `Network` with a campaign's ``head`` (F,); F = M k + d (d + 1) / 2 + 1.
+
+    The parameters have ``directions`` (M k + 1, d) if there are any; the last row multiplies 1.
 
     Attributes:
       width: k.
@@ -46,9 +50,12 @@ class LinearHead:
 
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,), zero, and factors (B, F)."""
-        del params
         fields = UserFields.of(user)
         vectors = fields.dense()
         linear = concatenated(vectors * fields.counts[..., None] if self.sums else vectors)
-        factors = jnp.concatenate([linear, jnp.ones_like(linear[..., :1])], axis=-1)
-        return jnp.zeros_like(linear[..., 0]), factors
+        parts, one = [linear], jnp.ones_like(linear[..., :1])
+        if "directions" in params:
+            along = jnp.concatenate([linear, one], axis=-1) @ params["directions"]
+            first, second = np.triu_indices(along.shape[-1])
+            parts.append(along[..., first] * along[..., second])
+        return jnp.zeros_like(linear[..., 0]), jnp.concatenate([*parts, one], axis=-1)

@@ -56,7 +56,9 @@ class Examples(NamedTuple):
         count = len(self.label)
         missing = max(64, 1 << (count - 1).bit_length()) - count
         weight = np.pad(np.ones(count, np.float32), (0, missing))
-        features = np.pad(self.features, ((0, missing), (0, 0)))
+        features = self.features
+        if missing:  # a campaign's features can be many
+            features = np.pad(features, ((0, missing), (0, 0)))
         return features, np.pad(self.label, (0, missing)), weight
 
 
@@ -79,9 +81,9 @@ def _double_precision() -> Iterator[None]:
     The matrices are small: with a thread per core, the threads wait for each other, above all on a
     machine that does other work.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        with threadpool_limits(1, "blas"):
-            yield
+    precision = jax.default_matmul_precision("highest")
+    with jax.enable_x64(True), precision, threadpool_limits(1, "blas"):
+        yield
 
 
 def posterior_mode(examples: Examples, prior: Gaussian) -> np.ndarray:
