@@ -156,6 +156,20 @@ def after_steps(method: str) -> str:
     return " | ".join(map(number, [*online_steps.means(worlds, method), early, *with_pull]))
 
 
+def inner_step(file: str, steps: int | None) -> str:
+    """MetaHeac minus the same without its inner step after so many steps; None stops early."""
+    found, values = plain(file), list[list[dict[int, float]]]()
+    for method in ("metaheac-lengths", "alpha-0-lengths"):
+        each = []
+        for world in found["worlds"]:
+            of = world["stopping early"][method]
+            if steps is not None:
+                of = [own[found["steps"].index(steps)] for own in world["auc"][method]]
+            each.append(dict(enumerate(of)))
+        values.append(each)
+    return told(significance.over_campaigns(*values))
+
+
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:
     """The records of the meta-step's rivals by network and inner steps, and then by program."""
     found: dict[str, dict[str, Any]] = {}
@@ -195,7 +209,10 @@ def render() -> dict[Path, str]:
         lift,
         comparison,
     )
-    own = {function.__name__: function for function in (*known, fed_gain, after_steps, plain)}
+    own = {
+        function.__name__: function
+        for function in (*known, fed_gain, after_steps, inner_step, plain)
+    }
     texts, speed = {}, plain("throughput")
     for template, page in PAGES.items():
         text = environment.get_template(template).render(
