@@ -35,7 +35,7 @@ from metaheac_jax.customising.score import ACCELERATOR_CHUNK, head_function, net
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import OFFICIAL
-from metaheac_jax.methods.solved_heads import SolvedHead
+from metaheac_jax.methods.solved_heads import NUM_FACTORS, SolvedHead
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Ids, Layout
@@ -287,7 +287,7 @@ def score_heads(world: World) -> Any:
     network = SolvedHead()
     weights = Weights(world.like(_weights(world, network, 16).network), world.table(16))
     users = world.array((ACCELERATOR_CHUNK, world.layout.num_slots), jnp.int32)
-    heads = world.array((HEADS, network.tower.num_factors))
+    heads = world.array((HEADS, NUM_FACTORS))
     arrays = {**weights._asdict(), "heads": heads, "own": {"table": world.table(HEADS)}}
     scorer: Any = head_function(network, world.layout)
     return scorer.lower(arrays, users)

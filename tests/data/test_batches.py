@@ -171,7 +171,7 @@ def test_plain_batches_leave_out_values_too():
     plain = [
         ExampleSampler(DATA, TRAIN, seed=0, batch_size=200, value_dropout=p)(3) for p in (0, 0.5)
     ]
-    users, fewer = (decode(b.rows, b.examples.ids.user, DATA.num_rows) for b in plain)
+    users, fewer = (decode(rows, own.ids.user, DATA.num_rows) for rows, own in plain)
     kept = fewer < DATA.num_rows
     np.testing.assert_array_equal(fewer[kept], users[kept])
     assert 0.4 < kept.sum() / (users < DATA.num_rows).sum() < 0.6

@@ -61,13 +61,6 @@ class CampaignBatch(NamedTuple):
     own_rows: np.ndarray
 
 
-class ExampleBatch(NamedTuple):
-    """The arguments of a row-local step of plain training; ``examples`` has leaves (B, ...)."""
-
-    rows: np.ndarray
-    examples: Batch
-
-
 def generator(seed: int, step: int) -> np.random.Generator:
     """The random generator of one step, which depends only on (seed, step)."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))

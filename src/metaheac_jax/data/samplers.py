@@ -16,7 +16,6 @@ import numpy as np
 from metaheac_jax.data.batches import (
     Batch,
     CampaignBatch,
-    ExampleBatch,
     gather,
     generator,
     stacked,
@@ -135,11 +134,11 @@ class ExampleSampler:
         self._index = dataset.layout.row_index(dataset.num_rows)
         self._size = _padded_size(max(len(self._draw(step)[1]) for step in _PROBED))
 
-    def __call__(self, step: int) -> ExampleBatch:
-        """The batch of one step."""
+    def __call__(self, step: int) -> tuple[np.ndarray, Batch]:
+        """Table rows, and the examples, of one step."""
         batch, touched = self._draw(step)
         rows, ids = self._index.renumber(touched, self._size(len(touched)), batch.ids)
-        return ExampleBatch(rows, batch._replace(ids=ids))
+        return rows, batch._replace(ids=ids)
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Stage-1 positions of the examples of one step, and the campaign of each."""

@@ -172,12 +172,6 @@ class NetworkMethod(GradientMethod[C]):
     def network(self) -> Network:
         """The network."""
 
-    @abstractmethod
-    def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
-    ) -> Sequence[AdaptedScorer]:
-        """See `Method.customise`."""
-
     def general_scorers(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
     ) -> Sequence[AdaptedScorer]:

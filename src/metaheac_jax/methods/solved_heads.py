@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -56,34 +56,25 @@ from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
 
 _ONLINE_STEPS = 20  # steps of Newton's method
+_WIDTHS = (64, 64)  # of the hidden layers
+_NUM_HIDDEN, _NUM_LINEAR = 8, 32  # factors from the hidden layers, and linear in the fields
+NUM_FACTORS = _NUM_HIDDEN + _NUM_LINEAR + 1  # F, with the intercept's
 
 
 class UserTower(nn.Module):
-    """The offset and the factors of users.
-
-    Attributes:
-      widths: widths of the hidden layers.
-      num_hidden: number of factors from the hidden layers.
-      num_linear: number of factors that are linear in the fields.
-    """
-
-    widths: tuple[int, ...] = (64, 64)
-    num_hidden: int = 8
-    num_linear: int = 32
-
-    @property
-    def num_factors(self) -> int:
-        """F, including the intercept's factor."""
-        return self.num_hidden + self.num_linear + 1
+    """The offset and the factors of users."""
 
     @nn.compact
     def __call__(self, user: User) -> Array:
         """(B, M, k) user fields -> (B, 1 + F): the offset and the factors."""
         fields = UserFields.of(user)
-        x = hidden_layers(self, dense(self, "layer_0", fields, self.widths[0]), self.widths)
-        hidden = dense(self, "hidden", x, 1 + self.num_hidden)
-        linear = dense(self, "linear", fields, self.num_linear)
+        x = hidden_layers(self, dense(self, "layer_0", fields, _WIDTHS[0]), _WIDTHS)
+        hidden = dense(self, "hidden", x, 1 + _NUM_HIDDEN)
+        linear = dense(self, "linear", fields, _NUM_LINEAR)
         return jnp.concatenate([hidden, linear, jnp.ones_like(hidden[..., :1])], axis=-1)
+
+
+_TOWER = UserTower()
 
 
 @dataclass(frozen=True)
@@ -94,13 +85,11 @@ class SolvedHead:
     zero in a general model, which belongs to no campaign.
     """
 
-    tower: UserTower = field(default_factory=UserTower)
-
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
         """Parameters, drawn with the key, for (B, M, k) user and (N, k) campaign fields."""
         del campaign
         fields = UserFields.of(user).columns(slice(None, -1))
-        return {"tower": self.tower.init(key, fields), "head": jnp.zeros(self.tower.num_factors)}
+        return {"tower": _TOWER.init(key, fields), "head": jnp.zeros(NUM_FACTORS)}
 
     def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
         """(B, M, k) user fields -> `Output`; campaign fields are not read."""
@@ -113,7 +102,7 @@ class SolvedHead:
         user = UserFields.of(user)
         shared, own = user.columns(slice(None, -1)), user.columns(slice(-1, None))
         value_weights = jax.lax.stop_gradient(own.dense().sum(axis=(-2, -1)))
-        sums: Any = self.tower.apply(params["tower"], shared)
+        sums: Any = _TOWER.apply(params["tower"], shared)
         sums = sums.at[..., 0].add(value_weights)
         return sums[..., 0], sums[..., 1:]
 
