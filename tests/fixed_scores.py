@@ -7,7 +7,6 @@ from toy import dataset
 
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Config, Method, Trained, fit, register
-from metaheac_jax.model import FunctionScorer, Scorer
 
 DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
 
@@ -28,8 +27,7 @@ def fixed(score, *, data=DATA, seen=None, random_seeds=None, name="fixed"):
         def customise(self, run, state, campaigns):
             (seen if seen is not None else []).extend(campaigns)
             (random_seeds if random_seeds is not None else []).append(run.seed)
-            chosen = [score[own.id] if isinstance(score, dict) else score for own in campaigns]
-            return [own if isinstance(own, Scorer) else FunctionScorer(own) for own in chosen]
+            return [score[own.id] if isinstance(score, dict) else score for own in campaigns]
 
     Fixed.name = name
     register(Fixed)

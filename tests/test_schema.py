@@ -145,12 +145,7 @@ def test_rows_of_another_vocabulary_are_those_of_its_texts(fields, data):
     assert lookup[place:].tolist() == [here.num_rows]
 
 
-def test_a_vocabulary_that_extends_another_has_the_values_of_both():
-    schema = Schema((Field("a"),), (Field("b"),))
-    old = Vocabulary((np.array([1, 5]), np.array(["p"])))
-    new = Vocabulary((np.array([3, 5]), np.array(["long", "p"])))
-    both = new.extending(schema, schema, old)
-    assert [values.tolist() for values in both.values] == [[1, 3, 5], ["long", "p"]]
-    other = Schema((Field("a", 2),), (Field("b"),))
-    with pytest.raises(InputError, match="differs from that of the earlier data, first in 'a'"):
-        new.extending(schema, other, old)
+def test_the_union_of_two_vocabularies_has_the_values_of_both():
+    texts = union_of_values(np.array(["long", "p"]), np.array(["p"]))
+    assert union_of_values(np.array([3, 5]), np.array([1, 5])).tolist() == [1, 3, 5]
+    assert texts.tolist() == ["long", "p"]

@@ -25,7 +25,7 @@ from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import Config, Method, Run, Trained, configured, register
 from metaheac_jax.methods.method import lengthened
-from metaheac_jax.model import FunctionScorer, Scorer, State
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.table.sparse import value_counts
 
 _FOLDS = 3
@@ -89,7 +89,7 @@ class PooledTrees(Method[TreesConfig]):
                 features = _features(run.dataset, rows, campaign.rows, regression(rows) - base)
                 return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
 
-            return FunctionScorer(score)
+            return score
 
         method = configured("lr-lengths")
         regressions = method.customise(run, method.fit(run).state, campaigns)

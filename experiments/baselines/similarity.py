@@ -14,7 +14,7 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.methods import Config, Method, Run, Trained, register
-from metaheac_jax.model import FunctionScorer, Scorer, State
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.table.sparse import value_counts
 
 
@@ -55,6 +55,6 @@ class Cosine(Method[Config]):
             mean = unit_vectors(examples.ids.user[examples.label == 1], idf).mean(axis=0)
             mean = np.asarray(mean).ravel()
             mean /= max(float(np.linalg.norm(mean)), 1e-12)
-            return FunctionScorer(lambda users: unit_vectors(users, idf) @ mean, log_odds=False)
+            return lambda users: unit_vectors(users, idf) @ mean
 
         return list(map(scorer, campaigns))

@@ -18,7 +18,7 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.methods import Config, Method, Run, Trained, register
-from metaheac_jax.model import FunctionScorer, Scorer, State
+from metaheac_jax.model import Scorer, State
 
 #: Parameters of the trees of a single campaign; they are not tuned. A campaign can have very few
 #: seeds, so trees have few leaves, a low learning rate and enough examples per leaf. There is no
@@ -110,7 +110,7 @@ def trees_scorer(trees: str, num_rows: int) -> Scorer:
         features = indicators(users, num_rows)
         return np.asarray(booster.predict(features, raw_score=True, num_threads=1))
 
-    return FunctionScorer(score)
+    return score
 
 
 @register

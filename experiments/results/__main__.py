@@ -157,17 +157,18 @@ def after_steps(method: str) -> str:
 
 
 def inner_step(file: str, steps: int | None) -> str:
-    """MetaHeac minus the same without its inner step after so many steps; None stops early."""
-    found, values = plain(file), list[list[dict[int, float]]]()
+    """MetaHeac minus the same without its inner step in one world after so many steps.
+
+    None is when training stops early.
+    """
+    found, values = plain(file), list[dict[int, float]]()
+    [world] = found["worlds"]
     for method in ("metaheac-lengths", "alpha-0-lengths"):
-        each = []
-        for world in found["worlds"]:
-            of = world["stopping early"][method]
-            if steps is not None:
-                of = [own[found["steps"].index(steps)] for own in world["auc"][method]]
-            each.append(dict(enumerate(of)))
-        values.append(each)
-    return told(significance.over_campaigns(*values))
+        of = world["stopping early"][method]
+        if steps is not None:
+            of = [own[found["steps"].index(steps)] for own in world["auc"][method]]
+        values.append(dict(enumerate(of)))
+    return told(significance.over_campaigns(*([own] for own in values)))
 
 
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:
@@ -208,11 +209,12 @@ def render() -> dict[Path, str]:
         pair,
         lift,
         comparison,
+        fed_gain,
+        after_steps,
+        inner_step,
+        plain,
     )
-    own = {
-        function.__name__: function
-        for function in (*known, fed_gain, after_steps, inner_step, plain)
-    }
+    own = {function.__name__: function for function in known}
     texts, speed = {}, plain("throughput")
     for template, page in PAGES.items():
         text = environment.get_template(template).render(

@@ -38,13 +38,11 @@ class Busy(InputError):
 
 
 @contextmanager
-def about(what: object | None) -> Iterator[None]:
-    """A context in which errors begin with what they are about, unless that is None."""
+def about(what: object) -> Iterator[None]:
+    """A context in which errors begin with what they are about."""
     try:
         yield
     except InputError as error:
-        if what is None:
-            raise
         raise type(error)(f"{what}: {error}") from error
 
 

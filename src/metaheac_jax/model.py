@@ -6,7 +6,6 @@ width.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -75,31 +74,8 @@ def initialise(
     return Weights(jax.jit(network.init)(network_key, user, campaign), table)
 
 
-class Scorer(ABC):
-    """Scores users for one campaign.
-
-    Attributes:
-      log_odds: whether scores are log-odds of converting, at the rate of the campaign's examples.
-    """
-
-    log_odds: bool = True
-
-    @abstractmethod
-    def __call__(self, users: UserRows, /) -> np.ndarray:
-        """Scores users: (P, S) table rows -> (P,), higher for more likely converts."""
-
-
-class FunctionScorer(Scorer):
-    """A scorer from a function of users; see `Scorer`."""
-
-    def __init__(self, score: Callable[[UserRows], np.ndarray], *, log_odds: bool = True) -> None:
-        self._score, self.log_odds = score, log_odds
-
-    def __call__(self, users: UserRows, /) -> np.ndarray:
-        """(P, S) table rows of users -> (P,) scores."""
-        return self._score(users)
-
-
+#: Scores users for one campaign: (P, S) table rows -> (P,), higher for more likely converts.
+Scorer = Callable[[UserRows], np.ndarray]
 #: The result of a method's offline stage: nested dicts with arrays at the leaves.
 State = Mapping[str, Any]
 

@@ -342,16 +342,6 @@ class Vocabulary:
         rows = [self.encode(f, as_kind(theirs, own)) for f, (own, theirs) in enumerate(pairs)]
         return np.concatenate([*rows, [self.num_rows]]).astype(np.int32)
 
-    def extending(self, schema: Schema, earlier_schema: Schema, earlier: Vocabulary) -> Vocabulary:
-        """The union of this vocabulary and that of earlier data, field by field.
-
-        Raises:
-          InputError: the schema of this vocabulary and that of the earlier one differ.
-        """
-        schema.check_same(earlier_schema, "the earlier data")
-        pairs = zip(self.values, earlier.values, strict=True)
-        return Vocabulary(tuple(union_of_values(own, old) for own, old in pairs))
-
     def encode_texts(self, number: int, texts: Sequence[str]) -> np.ndarray:
         """(n,) int32 table rows of texts, empty if missing, of the category with this number."""
         usual, known = [spelled(text) for text in texts], self.values[number]

@@ -15,7 +15,6 @@ from metaheac_jax.audience.held_out import cross_fit, size_curve, wilson_estimat
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fit
-from metaheac_jax.model import FunctionScorer
 
 ALL = np.ones(DATA.num_users, bool)
 CAMPAIGN = campaign_of(range(100), range(100, 200))
@@ -59,7 +58,7 @@ def test_scores_of_several_models_are_not_compared():
     folds = cross_fit(fixed(tokens), DATA, CAMPAIGN)
     scores = [lambda users, k=k: k + 9**k * tokens(users) for k in range(5)]
     scaled = [
-        replace(own, model=replace(own.model, scorer=FunctionScorer(score)))
+        replace(own, model=replace(own.model, scorer=score))
         for own, score in zip(folds, scores, strict=True)
     ]
     assert size_curve(scaled, DATA, ALL, (50,)) == size_curve(folds, DATA, ALL, (50,))

@@ -22,7 +22,7 @@ from metaheac_jax.customising.score import (
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.logistic_regression import LINEAR, LinearScorer
-from metaheac_jax.model import AdaptedWeights, FunctionScorer, Weights
+from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset()
@@ -84,7 +84,7 @@ def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     np.testing.assert_allclose(
         expected[:, 2], 0.25 * expected[:, 1] + 0.75 * expected[:, 3], rtol=1e-6
     )
-    other = FunctionScorer(lambda users: users[:, 0])
+    other = np.ravel
     assert joint_program([*own, other]) is None
     assert [(numbers, part is None) for numbers, part in groups([own[0], other])] == [
         ([0], False),

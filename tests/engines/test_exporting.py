@@ -16,7 +16,6 @@ import metaheac_jax as mh
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.engines.export_files import FORMAT, MANIFEST, read_export
 from metaheac_jax.errors import InputError
-from metaheac_jax.model import FunctionScorer
 
 LENGTHENED = "solved-head", "learned-prior", "ensemble", "lr"
 SLOW = [pytest.param(own, marks=pytest.mark.slow) for own in ("metaheac", *LENGTHENED)]
@@ -79,7 +78,7 @@ def test_no_path_stands_in_an_export(made):
 
 def test_what_cannot_be_exported(made, tmp_path):
     model = made.models[0]
-    other = replace(model, scorer=FunctionScorer(lambda users: users))
+    other = replace(model, scorer=lambda users: users)
     with pytest.raises(InputError, match="campaign 7: 'solved-head' has no network to export"):
         mh.export_scorer(other, tmp_path / "export")
     for several in (

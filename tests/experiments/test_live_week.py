@@ -23,7 +23,6 @@ from experiments.sources.simulated import open_world
 from experiments.sources.splits import paper_split
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, LogisticRegression, Trained
-from metaheac_jax.model import FunctionScorer
 from metaheac_jax.progress import silent
 
 RNG, WEEK = np.random.default_rng(0), Week("video", users=30_000, seed=1)
@@ -58,7 +57,7 @@ class Seen(LogisticRegression):
 
     def customise(self, run, state, campaigns):
         self.customised += campaigns
-        return [FunctionScorer(lambda users: RNG.random(len(users))) for _ in campaigns]
+        return [lambda users: RNG.random(len(users)) for _ in campaigns]
 
 
 def test_buckets_are_equal_disjoint_and_of_candidates_only():

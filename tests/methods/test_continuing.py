@@ -8,6 +8,7 @@ import pytest
 from toy import check_data, dataset, tiny
 
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Run, customise, fit
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.offline import untrained
@@ -128,6 +129,14 @@ def test_data_that_lack_values_of_the_model_get_them():
     )
     users = data.encoded_for(data.schema, more.vocabulary).user_rows[:]
     np.testing.assert_allclose(one.score(users), other.score(users), atol=1e-6)
+
+
+def test_training_does_not_go_on_with_fields_of_another_kind():
+    first, *fields = DATA.schema.user
+    other = replace(DATA, schema=replace(DATA.schema, user=(replace(first, name="age"), *fields)))
+    general = fit(DATA, own("without-meta", 0))
+    with pytest.raises(InputError, match=r"toy.* the model.*'age'"):
+        fit(other, own("without-meta", 0), start=general)
 
 
 def test_a_model_names_all_campaigns_of_its_trainings():

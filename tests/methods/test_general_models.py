@@ -17,7 +17,6 @@ from metaheac_jax.methods import general_models as module
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.solved_heads import compiled_solver
-from metaheac_jax.model import FunctionScorer
 from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import device_mesh
@@ -45,7 +44,7 @@ def noting(seen=(), *, base=Method, **settings):
 
         def customise(self, run, state, campaigns):
             seen.append((run, state, campaigns))
-            return [FunctionScorer(lambda users: np.zeros(len(users))) for _ in campaigns]
+            return [lambda users: np.zeros(len(users)) for _ in campaigns]
 
     seen = seen if isinstance(seen, list) else []
     return register(Noting)()
@@ -146,7 +145,7 @@ def test_what_a_stage_is_given_is_completed_with_the_seed(monkeypatch):
 
 def test_scores_that_are_not_numbers_are_no_scores(general):
     [model] = mh.customise(general, DATA, [DATA.campaign(3)])
-    broken = replace(model, scorer=FunctionScorer(lambda users: np.array([0.0, np.nan])))
+    broken = replace(model, scorer=lambda users: np.array([0.0, np.nan]))
     with pytest.raises(Diverged, match="campaign 130: a score of noting is not a number"):
         broken.score(DATA.user_rows[:2])
 

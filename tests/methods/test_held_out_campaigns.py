@@ -16,7 +16,6 @@ from metaheac_jax.methods.held_out_campaigns import (
     judge_state,
 )
 from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.model import FunctionScorer
 from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=30, per_campaign=40, pool=40)
@@ -146,7 +145,7 @@ class Noting(GradientMethod):
 
     def customise(self, run, state, campaigns):
         self.seen.append([campaign.id for campaign in campaigns])
-        return [FunctionScorer(lambda users: np.arange(len(users))) for _ in campaigns]
+        return [lambda users: np.arange(len(users)) for _ in campaigns]
 
 
 METHOD = register(Noting)()

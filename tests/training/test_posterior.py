@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from threadpoolctl import threadpool_info
 
+from metaheac_jax.training import posterior
 from metaheac_jax.training.posterior import Examples, Gaussian, learn_prior, posterior_mode
 
 GROUPS = np.array([0, 0, 1, 1])
@@ -98,3 +100,17 @@ def test_padding_has_no_weight():
     features, label, weight = examples.padded()
     assert [len(own) for own in (features, label, weight)] == [128] * 3
     np.testing.assert_array_equal(weight, np.arange(128) < 65)
+
+
+def test_a_factorisation_has_one_thread(monkeypatch):
+    seen, posteriors = set(), posterior._posteriors
+
+    def noted(*given):
+        blas = (own for own in threadpool_info() if own["user_api"] == "blas")
+        seen.update(("scipy.libs" in own["filepath"], own["num_threads"]) for own in blas)
+        return posteriors(*given)
+
+    monkeypatch.setattr(posterior, "_posteriors", noted)
+    learn_prior(campaigns()[2], GROUPS, strength=4, passes=1)
+    assert (True, 1) in seen  # scipy's is the one that JAX calls
+    assert {threads for _, threads in seen} == {1}

@@ -74,7 +74,7 @@ def expand(
     Returns:
       The audiences in the order of the campaigns, best user first; ties are ordered by ascending
       user id. Columns: campaign_id (null if the campaign has none), rank from 1, user_id, score
-      and, if calibrated, probability (see `calibration.line`). If `Scorer.log_odds`, a score
+      and, if calibrated, probability (see `calibration.line`). A score of the library's methods
       is the log-odds that a user is a seed and not a non-seed at the ratio of the two in the
       campaign's examples, not in the pool.
 

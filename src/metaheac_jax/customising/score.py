@@ -10,7 +10,7 @@ width, C campaigns, F factors of a head.
 from __future__ import annotations
 
 import functools
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +28,6 @@ from metaheac_jax.data.history import Hidden
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.model import (
     AdaptedWeights,
-    FunctionScorer,
     Scorer,
     Weights,
     on_device,
@@ -76,7 +75,7 @@ class Program(NamedTuple):
         return functools.partial(self.function, on_device(jax.device_put(self.arrays, device)))
 
 
-class ProgramScorer(Scorer):
+class ProgramScorer(ABC):
     """A scorer by a program of jax."""
 
     @property
@@ -225,10 +224,7 @@ def without_hidden(scorer: Scorer, hidden: Hidden | None) -> Scorer:
     if isinstance(scorer, ProgramScorer):
         return HiddenScorer(scorer, hidden)
 
-    def score(users: UserRows) -> np.ndarray:
-        return scorer(ComputedRows(users, hidden, users.shape[1]))
-
-    return FunctionScorer(score, log_odds=scorer.log_odds)
+    return lambda users: scorer(ComputedRows(users, hidden, users.shape[1]))
 
 
 def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | None]]:

@@ -35,6 +35,7 @@ from metaheac_jax.methods.method import (
 from metaheac_jax.model import Customised, General, Judged, on_device
 from metaheac_jax.processes import check_same, is_first
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import Vocabulary, union_of_values
 from metaheac_jax.sealed import keep_config
 from metaheac_jax.training.loop import Hook
 
@@ -138,8 +139,9 @@ def fit(
             hooks, progress = (), silent
     if start is not None:
         _check_start(method, start)
-        union = data.vocabulary.extending(data.schema, start.schema, start.vocabulary)
-        data = data.encoded_for(data.schema, union)
+        values = zip(data.vocabulary.values, start.vocabulary.values, strict=False)
+        union = Vocabulary(tuple(union_of_values(*own) for own in values))
+        data = data.encoded_for(start.schema, union)  # which compares the schemas
     data = data.completed(seed)
     check_campaigns(data, chosen)
     if method.holds_out and not len(held):

@@ -17,10 +17,9 @@ F factors, p features, C training campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -224,7 +223,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         for width in widths:
             table = with_indicators(dataset, coordinates[:, :width])
             for pooling in sums:
-                state = self._learned(run, LinearHead(width, pooling), table, users)
+                state = self._learned(run, LinearHead(width, pooling), table, users, {})
                 add(state, f"{width} coordinates" + ", summed" * pooling)
             sums = [bool(best()["features"]["sums"])]
         given = self.config.num_directions
@@ -249,10 +248,9 @@ class LearnedPrior(Method[LearnedPriorConfig]):
 
         They are the principal components of the log-odds of users (P, S) under the state's prior.
         """
-        table, kept = state["table"], dict(state["features"])
-        network, features = LinearHead(table.shape[1], bool(kept.pop("sums"))), Features(**kept)
+        network, features = _network_and_features(state)
+        table, scale = state["table"], state["prior"]["scale"]
         known = factors_of(network, run.dataset.layout, {}, jnp.asarray(table), users)
-        scale = state["prior"]["scale"]
         spread = scale.T @ np.cov(features(known), rowvar=False) @ scale
         variance, components = np.linalg.eigh(spread)
         first = np.flatnonzero(variance > _MIN_VARIANCE * variance[-1])[-count:]
@@ -266,7 +264,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         network: LinearHead,
         table: np.ndarray,
         users: np.ndarray,
-        params: Mapping[str, Array] = MappingProxyType({}),
+        params: dict[str, Array],
     ) -> dict[str, Any]:
         """The state with a table (R, k) and parameters; users (P, S) give the features' scales."""
         dataset, stage = run.dataset, run.dataset.stage1
@@ -311,11 +309,8 @@ class LearnedPrior(Method[LearnedPriorConfig]):
     ) -> list[AdaptedScorer]:
         run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
         layout, weights = run.dataset.layout, Weights(state["network"], state["table"])
-        kept = dict(jax.device_get(state["features"]))
-        sums = bool(kept.pop("sums"))
-        features = Features(**kept)
+        network, features = _network_and_features(state)
         prior = Prior(**jax.device_get(state["prior"]))
-        network = LinearHead(weights.table.shape[1], sums)
         num_factors = len(weights.network["head"])
         factors = partial(factors_of, network, layout, weights.network, weights.table)
 
@@ -358,11 +353,16 @@ def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
     return table
 
 
+def _network_and_features(state: State) -> tuple[LinearHead, Features]:
+    kept = dict(jax.device_get(state["features"]))
+    return LinearHead(state["table"].shape[1], bool(kept.pop("sums"))), Features(**kept)
+
+
 def factors_of(
-    network: LinearHead, layout: Layout, params: Mapping[str, Array], table: Any, users: UserRows
+    network: LinearHead, layout: Layout, params: Any, table: Any, users: UserRows
 ) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) factors."""
-    factors = partial(_compiled_factors(network, layout), dict(params), table)
+    factors = partial(_compiled_factors(network, layout), params, table)
     return over_users(factors, users, layout.num_slots, len(table))
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
-from metaheac_jax.customising.sizes import GrowingSize, usual_size
+from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.regression import fit_regression
@@ -194,7 +194,6 @@ class Solver:
         layout: where the users' fields lie.
         """
         self._layout = layout
-        self._num_rows = GrowingSize(4096)
         self._tower = jax.jit(
             lambda network, table, users: jnp.column_stack(
                 _of_users({"network": network, "table": table}, layout, users)
@@ -222,16 +221,12 @@ class Solver:
             features, num_slots = full_lists(self._layout, users, num_rows)
             own, bias = fit_regression(features, examples.label, penalty, offset=log_odds)
             own *= num_slots
-            rows = np.flatnonzero(own).astype(np.int32)
-            missing, own = self._num_rows.holding(len(rows)) - len(rows), own[rows]
-            rows = np.pad(rows, (0, missing), constant_values=num_rows)
-            own, head = np.pad(own, (0, missing)), head.at[-1].add(bias)
+            rows = padded_rows(np.flatnonzero(own), num_rows)
+            own, head = np.append(own, 0.0)[rows], head.at[-1].add(bias)
         # Value weights are the last column of the rows.
         values = rows_of(weights.table, rows).at[:, -1].set(jnp.asarray(own))
         return AdaptedWeights({"head": head}, rows, values)
 
 
-@functools.lru_cache(PROGRAMS_KEPT)
-def compiled_solver(layout: Layout) -> Solver:
-    """The solver for a layout, which all models share."""
-    return Solver(layout)
+#: The solver for a layout, which all models share.
+compiled_solver = functools.lru_cache(PROGRAMS_KEPT)(Solver)
