@@ -13,6 +13,7 @@ from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations, factors_of
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import lengthened
+from metaheac_jax.training.loop import Quality
 from metaheac_jax.training.posterior import Examples, Gaussian, Learned
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
@@ -80,7 +81,7 @@ def test_products_tell_what_only_combinations_of_values_tell():
 
     data = replace(DATA, stage1=converts(DATA.stage1), stage2=converts(DATA.stage2))
     found = []
-    for count in (0, 2):
+    for count in (0, 3):
         general = mh.fit(data, METHOD.changed(num_directions=count), campaigns=TRAIN)
         models = mh.customise(general, data, [data.campaign(c) for c in NEW])
         found.append(aucs(data, NEW, [model.score for model in models]).mean())
@@ -88,8 +89,20 @@ def test_products_tell_what_only_combinations_of_values_tell():
     longer = lengthened(Run(data, TRAIN, 0), True)[0].dataset
     along = factors_of(LinearHead(3), longer.layout, {}, table, longer.user_rows) @ directions
     np.testing.assert_allclose(along.mean(axis=0), 0, atol=1e-3)
-    np.testing.assert_allclose(np.cov(along, rowvar=False), np.eye(2), atol=1e-2)
+    np.testing.assert_allclose(np.cov(along, rowvar=False), np.eye(3), atol=1e-2)
+    features = general.state["features"]
+    scales = features["deviation"][features["columns"] >= 3 * len(longer.schema.user)]
+    assert len(scales) == 6
+    assert np.ptp(scales) == 0
     assert found[1] > found[0] + 0.05
+
+
+@pytest.mark.parametrize(("given", "gain", "kept"), [(None, 1, 1), (None, -1, 0), (2, -1, 1)])
+def test_products_are_kept_if_held_out_campaigns_gain_or_if_they_are_asked_for(given, gain, kept):
+    judgements = iter([Quality(0.6, 0.5), Quality(0.6 + gain / 10, 0.5)])
+    run = Run(DATA, TRAIN[:6], 0, judge=lambda _: next(judgements))
+    state = METHOD.changed(num_directions=given).fit(run).state
+    assert ("directions" in state["network"]) == kept
 
 
 def test_attributes_alone_tell_campaigns_apart(general):
