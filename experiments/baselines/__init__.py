@@ -6,6 +6,7 @@ To import this package registers them in the library.
 from experiments.baselines import (
     ablations,
     adapting,
+    averages,
     cross_validated,
     from_scratch,
     lengths,
@@ -18,6 +19,7 @@ from experiments.baselines import (
 __all__ = [
     "ablations",
     "adapting",
+    "averages",
     "cross_validated",
     "from_scratch",
     "lengths",

@@ -169,22 +169,30 @@ class AdaptCampaign(MetaHeacMethod):
 
 
 @register
-class ImplicitSteps(MetaHeacMethod):
-    """Ten inner steps with a pull to their start, and implicit gradients (iMAML)."""
+class TenSteps(MetaHeacMethod):
+    """Ten inner steps at the paper's alpha instead of one."""
 
-    name, label, default = "implicit", "task batches + implicit gradients (iMAML)", _PAPER
+    name, label, default = "ten-steps", "task batches + 10 of the paper's inner steps", _PAPER
+    implicit: ClassVar[Implicit | None] = None
 
-    def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient at the minimum that these steps approach."""
+    def gradient(self, layout: Layout) -> MetaGradient:
+        """The gradient through these steps, or at the minimum that they approach."""
         config = self.config
         return build_meta_gradient(
             build_loss(self.network, layout, reduction=config.reduction),
             inner_learning_rate=config.inner_learning_rate,
             inner_steps=10,
-            implicit=Implicit(100.0),
+            implicit=self.implicit,
             reduction=config.reduction,
             select=select_rows,
         )
+
+
+@register
+class ImplicitSteps(TenSteps):
+    """Ten such steps with a pull to their start, and implicit gradients (iMAML)."""
+
+    name, label, implicit = "implicit", "task batches + implicit gradients (iMAML)", Implicit(100.0)
 
 
 @register

@@ -15,6 +15,7 @@ from experiments.baselines.adapting import (
     LearnedRates,
     LogUniform,
     Reptile,
+    TenSteps,
 )
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import (
@@ -173,14 +174,15 @@ def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
 
 
 def test_other_inner_loops_are_what_they_say(run, drawn):
-    """Reptile follows the gradients of its steps; implicit steps are the library's."""
+    """Reptile follows the gradients of its steps; the others' steps are the library's."""
     params, batch, _ = drawn
     rate = {"inner_learning_rate": 0.005}  # at 0.1 these steps diverge
-    options = {**rate, "inner_steps": 10, "implicit": Implicit(100.0)}
-    method = of_network(ImplicitSteps).changed(**rate)
-    found, _ = jax.jit(method.gradient(run.dataset.layout))(params, *batch)
-    expected, _ = jax.jit(gradient_of(run, **options))(params, *batch)
-    equal(found, expected)
+    for kind, implicit in ((TenSteps, None), (ImplicitSteps, Implicit(100.0))):
+        method = of_network(kind).changed(**rate)
+        found, _ = jax.jit(method.gradient(run.dataset.layout))(params, *batch)
+        options = {**rate, "inner_steps": 10, "implicit": implicit}
+        expected, _ = jax.jit(gradient_of(run, **options))(params, *batch)
+        equal(found, expected)
     found, info = jax.jit(of_network(Reptile).gradient(run.dataset.layout))(params, *batch)
     loss = build_loss(NETWORK, run.dataset.layout, reduction="mean")
     total = jax.tree.map(jnp.zeros_like, params)
