@@ -9,6 +9,7 @@ from metaheac_jax.training import posterior
 from metaheac_jax.training.posterior import Examples, Gaussian, learn_prior, posterior_mode
 
 GROUPS = np.array([0, 0, 1, 1])
+FIRST = np.full(len(GROUPS), 0.02)  # variances
 
 
 def campaigns(count=12, size=4, seed=0, examples=(60, 200)):
@@ -73,7 +74,7 @@ def test_far_log_odds_and_a_single_label_have_a_mode():
 
 def test_em_finds_the_same_prior_as_exact_rounds():
     _, _, made = campaigns()
-    learned = learn_prior(made, GROUPS, strength=3, passes=40)
+    learned = learn_prior(made, GROUPS, FIRST, strength=3, passes=40)
     mean, covariance = reference_em(made, GROUPS, 3)
     np.testing.assert_allclose(learned.prior.mean, mean, atol=1e-6)
     np.testing.assert_allclose(learned.prior.covariance, covariance, atol=1e-6)
@@ -84,7 +85,7 @@ def test_em_finds_the_same_prior_as_exact_rounds():
 @pytest.mark.parametrize("strength", [1e-3, 1e9])
 def test_strength_draws_to_independent_weights_of_one_variance_per_group(strength):
     _, _, made = campaigns()
-    _, covariance = learn_prior(made, GROUPS, strength=strength, passes=8).prior
+    _, covariance = learn_prior(made, GROUPS, FIRST, strength=strength, passes=8).prior
     off = covariance - np.diag(np.diag(covariance))
     alike = np.ptp(np.diag(covariance).reshape(2, 2), axis=1)
     if strength > 1:
@@ -112,6 +113,6 @@ def test_a_factorisation_has_one_thread(monkeypatch):
 
     monkeypatch.setattr(posterior, "_posteriors", noted)
     with threadpool_limits(2, "blas"):
-        learn_prior(campaigns()[2], GROUPS, strength=4, passes=1)
+        learn_prior(campaigns()[2], GROUPS, FIRST, strength=4, passes=1)
     assert (True, 1) in seen  # scipy's is the one that JAX calls
     assert {threads for _, threads in seen} == {1}

@@ -79,11 +79,15 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         return self.members[0].holds_out
 
     def fit(self, run: Run) -> Trained:
-        """Trains each member, then chooses the shares on held-out campaigns."""
+        """Trains each member, then chooses the shares on held-out campaigns.
+
+        These teach the learned prior only after that.
+        """
         halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
         states, optimizer, start = dict[str, State](), dict[str, Any](), run.start
         for member in self.members:
             own = replace(run, label=f"{run.label}: {member.label}", judge=None, start=None)
+            own = replace(own, held_out=run.held_out[:0])
             own = replace(own, directory=run.directory and run.directory / member.name)
             if halves and member.holds_out:
                 own = replace(own, judge=partial(judge_state, member.customise, own, halves))
@@ -110,7 +114,9 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         quality, count = mean_quality(halves, judged), int((trained.optimizer or {})["count"])
         told = ", ".join(f"{own:.2f}" for own in shares)
         run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
-        state = {**trained.state, "shares": shares}
+        prior, members = self.members[1], trained.state["members"]
+        taught = jax.device_get(prior.learned_from_all(run, members[prior.name]))
+        state = {"members": {**members, prior.name: taught}, "shares": shares}
         return trained._replace(state=state, judgements=np.array([[count, *quality]]))
 
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:

@@ -1,9 +1,8 @@
 """The learned prior: a regression per campaign, under a prior that is learned from all campaigns.
 
-    table of values -> user features -> prior -> posterior of a campaign
+    user features -> prior -> posterior of a campaign
 
-The features of users need no labels: of a field with few values, the fraction of each; of another,
-the mean of its values' `data.coordinates`. The weights of a campaign have a Gaussian prior, whose
+The `methods.user_features` need no labels. The weights of a campaign have a Gaussian prior, whose
 mean and covariance are learned from the training campaigns (`training.posterior`), and whose mean
 moves towards the weights of training campaigns with the same attributes. Features that are linear
 in values miss what only combinations of values show. So the directions of users in which campaigns
@@ -12,28 +11,25 @@ gradient steps, and nothing is random but a choice of examples in very large cam
 is not in the paper.
 
 Axes: P users, S slots of a user, R table rows, N campaign fields, k coordinates, d directions,
-F factors, p features, C training campaigns.
+p features, C training campaigns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.sparse import csr_matrix
 
-from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
+from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
-from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.data.history import NAMES
+from metaheac_jax.data.coordinates import sampled_users
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
@@ -44,10 +40,16 @@ from metaheac_jax.methods.method import (
     lengthened,
     register,
 )
+from metaheac_jax.methods.user_features import (
+    Features,
+    coordinates_of,
+    factors_of,
+    groups_of,
+    network_and_features,
+    with_indicators,
+)
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.ranking import auc
-from metaheac_jax.table.layout import Layout
-from metaheac_jax.table.sparse import value_counts
 from metaheac_jax.training.posterior import (
     Examples,
     Gaussian,
@@ -62,7 +64,10 @@ _DIRECTIONS = 15  # whose products are tried as features
 _USERS_OF_COORDINATES, _USERS_OF_SCALES = 600_000, 1 << 16
 #: Maximum number of examples of a training campaign; further ones hardly change its weights.
 _MAX_EXAMPLES = 1 << 15
-_MIN_VARIANCE = 1e-6  # of a feature; others are left out
+_MIN_VARIANCE = 1e-6  # of a direction, as a fraction of the largest; others are left out
+#: Prior variances of the weights of a feature, and of a product, at the start of EM. Few campaigns
+#: tell little about the variances of products, which stay small.
+_FIRST_VARIANCE, _FIRST_OF_PRODUCTS = 0.02, 0.0003
 _PASSES = 5  # over the examples of training campaigns
 #: Correlations of campaigns that share an attribute that are tried, and their maximum sum.
 _CORRELATIONS, _MAX_CORRELATION = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), 0.9
@@ -90,47 +95,6 @@ class LearnedPriorConfig(Config):
     sums: bool | None = None
     num_directions: int | None = within(None, least=0)
     list_lengths: bool = True
-
-
-class Features(NamedTuple):
-    """How factors become features of about unit variance; a state has it under ``features``.
-
-    Attributes:
-      columns: (p,) positions of the features among the factors; the other factors do not vary.
-      centre: (p,) means over users.
-      deviation: (p,) standard deviations; those of a field are equal, so that a value's coordinates
-        keep their proportions.
-    """
-
-    columns: np.ndarray
-    centre: np.ndarray
-    deviation: np.ndarray
-
-    @staticmethod
-    def of(factors: np.ndarray, groups: np.ndarray) -> Features:
-        """Chooses and scales features by the factors of some users.
-
-        Args:
-          factors: (P, F).
-          groups: (F,) number of the group of each factor, whose features have one deviation.
-        """
-        variance = factors.var(axis=0, dtype=np.float64)
-        columns = np.flatnonzero(variance > _MIN_VARIANCE)
-        own = np.unique(groups[columns], return_inverse=True)[1]
-        deviation = np.sqrt(np.bincount(own, variance[columns]) / np.bincount(own))[own]
-        centre = factors.mean(axis=0, dtype=np.float64)[columns]
-        return Features(columns, centre.astype(np.float32), deviation.astype(np.float32))
-
-    def __call__(self, factors: np.ndarray) -> np.ndarray:
-        """(P, F) factors -> (P, p) features."""
-        return (factors[:, self.columns] - self.centre) / self.deviation
-
-    def head(self, weights: np.ndarray, intercept: float, num_factors: int) -> Array:
-        """(F, ...) the heads of weights (p, ...) and an intercept."""
-        head = np.zeros((num_factors, *weights.shape[1:]))
-        head[self.columns] = (weights.T / self.deviation).T
-        head[-1] = intercept - self.centre @ head[self.columns]
-        return jnp.asarray(head, jnp.float32)
 
 
 class Prior(NamedTuple):
@@ -200,7 +164,11 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         return None in (self.config.num_coordinates, self.config.sums, self.config.num_directions)
 
     def fit(self, run: Run) -> Trained:
-        """Learns coordinates of values, then the prior: the offline stage."""
+        """Learns coordinates of values, then the prior: the offline stage.
+
+        Held-out campaigns choose the features, and then teach the prior too.
+        """
+        whole = run
         run, _ = lengthened(run, self.config.list_lengths)
         dataset, chosen = run.dataset, self.config.num_coordinates
         widths = (_WIDTHS if run.judge else _WIDTHS[:1]) if chosen is None else (chosen,)
@@ -232,7 +200,17 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             state = self._with_products(run, best(), count, users)
             add(state, f"products of {count} directions")
         state = found[-1] if given else best()
+        if len(run.held_out):
+            state = self.learned_from_all(whole, state)
         return Trained(state, np.array(judged, float).reshape(-1, 3))
+
+    def learned_from_all(self, run: Run, state: State) -> State:
+        """The state with the same features and a prior that held-out campaigns teach too."""
+        run, _ = lengthened(run, self.config.list_lengths)
+        run = replace(run, campaigns=np.union1d(run.campaigns, run.held_out))
+        network, features = network_and_features(state)
+        params = {name: own for name, own in state["network"].items() if name != "head"}
+        return self._with_prior(run, network, features, state["table"], params)
 
     def _poolings(self, run: Run) -> tuple[bool, ...]:
         """Whether values are summed: what is tried with the first number of coordinates."""
@@ -248,7 +226,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
 
         They are the principal components of the log-odds of users (P, S) under the state's prior.
         """
-        network, features = _network_and_features(state)
+        network, features = network_and_features(state)
         table, scale = state["table"], state["prior"]["scale"]
         known = factors_of(network, run.dataset.layout, {}, jnp.asarray(table), users)
         spread = scale.T @ np.cov(features(known), rowvar=False) @ scale
@@ -267,24 +245,36 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         params: dict[str, Array],
     ) -> dict[str, Any]:
         """The state with a table (R, k) and parameters; users (P, S) give the features' scales."""
-        dataset, stage = run.dataset, run.dataset.stage1
-        factors = partial(factors_of, network, dataset.layout, params, jnp.asarray(table))
-        known = factors(users)
-        # A factor's field; products, and the constant, are one more.
-        groups = np.arange(known.shape[1]) // network.width
-        groups = np.minimum(groups, len(dataset.schema.user))
-        features, campaigns = Features.of(known, groups), list[Examples]()
+        known = factors_of(network, run.dataset.layout, params, jnp.asarray(table), users)
+        num_fields = len(run.dataset.schema.user)
+        features = Features.of(known, groups_of(np.arange(known.shape[1]), network, num_fields))
+        return self._with_prior(run, network, features, table, params)
+
+    def _with_prior(
+        self,
+        run: Run,
+        network: LinearHead,
+        features: Features,
+        table: np.ndarray,
+        params: dict[str, Array],
+    ) -> dict[str, Any]:
+        """The state with the prior that the run's campaigns teach."""
+        dataset, stage, campaigns = run.dataset, run.dataset.stage1, list[Examples]()
+        num_factors, device_table = 0, jnp.asarray(table)
         for c in run.campaigns.tolist():
             kept = np.arange(*stage.offsets[c : c + 2])
             if len(kept) > _MAX_EXAMPLES:
                 kept = np.sort(generator(run.seed, c).permutation(kept)[:_MAX_EXAMPLES])
-            x = features(factors(dataset.rows_of(stage.user[kept], c)))
-            campaigns.append(Examples(x, stage.label[kept]))
-        groups = groups[features.columns]
-        learned = learn_prior(campaigns, groups, strength=len(groups), passes=_PASSES)
+            users = dataset.rows_of(stage.user[kept], c)
+            known = factors_of(network, dataset.layout, params, device_table, users)
+            campaigns.append(Examples(features(known), stage.label[kept]))
+            num_factors = known.shape[1]
+        groups = groups_of(features.columns, network, len(dataset.schema.user))
+        first = np.where(groups < len(dataset.schema.user), _FIRST_VARIANCE, _FIRST_OF_PRODUCTS)
+        learned = learn_prior(campaigns, groups, first, strength=len(groups), passes=_PASSES)
         rows = dataset.campaign_rows[run.campaigns]
         prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
-        head = features.head(prior.mean, 0.0, known.shape[1])
+        head = features.head(prior.mean, 0.0, num_factors)
         return {
             "network": {"head": head, **params},
             "table": table,
@@ -309,7 +299,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
     ) -> list[AdaptedScorer]:
         run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
         layout, weights = run.dataset.layout, Weights(state["network"], state["table"])
-        network, features = _network_and_features(state)
+        network, features = network_and_features(state)
         prior = Prior(**jax.device_get(state["prior"]))
         num_factors = len(weights.network["head"])
         factors = partial(factors_of, network, layout, weights.network, weights.table)
@@ -324,55 +314,6 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
         return adapt_each(run, network, weights, campaigns, adapt, HeadScorer)
-
-
-def coordinates_of(dataset: Dataset, users: np.ndarray, width: int) -> np.ndarray:
-    """(P, S) table rows of users -> (R, k) coordinates; campaigns in histories have their own."""
-    vocabulary, num_rows = dataset.vocabulary, dataset.num_rows
-    coordinates = value_coordinates(dataset.layout, users, num_rows, width)
-    if dataset.schema.history:  # the last lists are those that are computed
-        fields = [number for number, *_ in dataset.schema.lists[-len(NAMES) :]]
-        starts, sizes = vocabulary.offsets, vocabulary.sizes
-        each = [slice(starts[f], starts[f] + sizes[f]) for f in fields]
-        values = value_counts(users, num_rows)
-        converts, others = (csr_matrix(values[:, own]) for own in each)
-        known = campaign_coordinates(converts, others, width)
-        for own, of in zip(each, known, strict=True):
-            coordinates[own] = of
-    return coordinates
-
-
-def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
-    """(R, k) coordinates of values -> the same, with an indicator of each value of small fields."""
-    table, width = coordinates.copy(), coordinates.shape[1]
-    vocabulary = dataset.vocabulary
-    ranges = zip(dataset.schema.user, vocabulary.offsets, vocabulary.sizes, strict=False)
-    for _, start, size in ranges:  # those of campaign fields follow
-        if size <= width:
-            table[start : start + size] = np.eye(size, width)
-    return table
-
-
-def _network_and_features(state: State) -> tuple[LinearHead, Features]:
-    kept = dict(jax.device_get(state["features"]))
-    return LinearHead(state["table"].shape[1], bool(kept.pop("sums"))), Features(**kept)
-
-
-def factors_of(
-    network: LinearHead, layout: Layout, params: Any, table: Any, users: UserRows
-) -> np.ndarray:
-    """(P, S) table rows of users -> (P, F) factors."""
-    factors = partial(_compiled_factors(network, layout), params, table)
-    return over_users(factors, users, layout.num_slots, len(table))
-
-
-@lru_cache(PROGRAMS_KEPT)
-def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
-    @jax.jit
-    def factors(params: dict[str, Array], table: Array, users: Array) -> Array:
-        return network.offset_and_factors(params, layout.users(table, users))[1]
-
-    return factors
 
 
 def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

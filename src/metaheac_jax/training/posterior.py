@@ -31,8 +31,6 @@ _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
 #: The change of a weight in a step, at or below which the mode is found.
 _TOLERANCE = 1e-8
 _MAX_STEPS = 30  # of Newton's method, for a new campaign
-#: Prior variance of a weight at the start of EM.
-_FIRST_VARIANCE = 0.02
 #: EM rounds with the same quadratic approximation of the likelihoods.
 _ROUNDS_PER_PASS = 8
 
@@ -160,7 +158,12 @@ class Learned(NamedTuple):
 
 
 def learn_prior(
-    campaigns: Sequence[Examples], groups: np.ndarray, *, strength: float, passes: int
+    campaigns: Sequence[Examples],
+    groups: np.ndarray,
+    variances: np.ndarray,
+    *,
+    strength: float,
+    passes: int,
 ) -> Learned:
     """Learns the prior of weights from campaigns by EM.
 
@@ -170,13 +173,14 @@ def learn_prior(
     Args:
       campaigns: the examples of each campaign.
       groups: (p,) number of the group of each feature, such as its field.
+      variances: (p,) prior variances of the weights at the start of EM.
       strength: the weight of independence, as a number of campaigns; above 0.
       passes: number of passes over the examples. Each approximates the likelihoods at the current
         modes by quadratic functions, with which some EM rounds are made.
     """
     size, padded = len(groups), [own.padded() for own in campaigns]
     groups = np.unique(groups, return_inverse=True)[1]
-    prior = Gaussian(np.zeros(size), np.eye(size) * _FIRST_VARIANCE)
+    prior = Gaussian(np.zeros(size), np.diag(variances))
     rates = np.array([own.label.mean() for own in campaigns])
     rates, modes = rates.clip(1e-6, 1 - 1e-6), np.zeros((len(campaigns), size + 1))
     modes[:, -1] = np.log(rates) - np.log1p(-rates)
