@@ -1,5 +1,7 @@
 """The ensemble: a weighted sum of three methods that are trained and customised as alone."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from metaheac_jax.methods import Run, customise, ensembling, fit
 from metaheac_jax.methods.ensembling import best_shares
 from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
+from metaheac_jax.model import on_device
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
 TRAIN, NEW = np.arange(9), np.arange(9, 12)
@@ -28,7 +31,11 @@ def alone(general):
     """General models of the members, each trained by itself with the same held-out campaigns."""
     held = [DATA.index_of(c) for c in general.held_out]
     rest = np.setdiff1d(TRAIN, held)
-    return [(own, fit(DATA, own, campaigns=rest, held_out=held, seed=3)) for own in METHOD.members]
+    found = [fit(DATA, own, campaigns=rest, held_out=held, seed=3) for own in METHOD.members]
+    run, prior = Run(DATA, rest, 3, held_out=np.array(held)), METHOD.members[1]
+    taught = on_device(prior.learned_from_all(run, found[1].state))
+    found[1] = replace(found[1], state=taught)
+    return list(zip(METHOD.members, found, strict=True))
 
 
 def scores(models):
@@ -66,9 +73,13 @@ def before(method, run, general):
 
 @slow
 def test_its_judgement_is_that_of_all_together(general, alone):
-    [judged] = general.judgements
-    halves = [halve(DATA, DATA.index_of(c), 3) for c in general.held_out]
-    found = judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, general.state)
+    """Before the held-out campaigns teach the prior."""
+    [judged], held = general.judgements, [DATA.index_of(c) for c in general.held_out]
+    halves, prior = [halve(DATA, c, 3) for c in held], METHOD.members[1]
+    untaught = fit(DATA, prior, campaigns=np.setdiff1d(TRAIN, held), seed=3).state
+    members = {**general.state["members"], prior.name: untaught}
+    state = {"members": members, "shares": general.state["shares"]}
+    found = judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, state)
     assert found.auc == pytest.approx(judged.auc, abs=1e-6)
     assert judged.step == steps_of(general) == steps_of(alone[0][1])
 
