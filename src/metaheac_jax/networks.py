@@ -11,8 +11,9 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,26 @@ class Network(Protocol):
 
     def apply(self, params: Any, user: User, campaign: Array, /) -> Any:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
+
+
+class HeadNetwork(ABC):
+    """A `Network` of factors that all campaigns share, and a campaign's ``head`` on them.
+
+    Attributes:
+      averages: whether weights of values are averaged within a field, or added.
+    """
+
+    averages: ClassVar[bool] = True
+
+    @abstractmethod
+    def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
+        """(B, M, k) user fields -> offset (B,) and factors (B, F)."""
+
+    def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
+        """(B, M, k) user fields -> `Output`; campaign fields are not read."""
+        del campaign
+        offset, factors = self.offset_and_factors(params, user)
+        return sigmoid_output(offset + factors @ params["head"])
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:

@@ -59,19 +59,11 @@ def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
       ids: (P,) user ids.
       size: number of positions; all P if it is larger.
     """
-    chosen = _select(scores, ids, size)
-    return chosen[np.lexsort((ids[chosen], -scores[chosen]))]
-
-
-def _select(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
-    """Like `top`, but in no particular order."""
     size = min(size, len(scores))
     if size == 0:
         return np.empty(0, np.int64)
-    threshold = np.partition(scores, len(scores) - size)[len(scores) - size]
-    above, ties = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)
-    smallest = np.argsort(ids[ties], kind="stable")[: size - len(above)]
-    return np.concatenate([above, ties[smallest]])
+    able = np.flatnonzero(scores >= np.partition(scores, -size)[-size])
+    return able[np.lexsort((ids[able], -scores[able]))[:size]]
 
 
 class RunningTop:
@@ -102,13 +94,12 @@ class RunningTop:
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(K,) scores and user ids, best first."""
         self._reduce()
-        order = np.lexsort((self._ids, -self._scores))
-        return self._scores[order], self._ids[order]
+        return self._scores, self._ids
 
     def _reduce(self) -> None:
         scores, ids = zip((self._scores, self._ids), *self._new, strict=True)
         scores, ids = np.concatenate(scores), np.concatenate(ids)
-        chosen = _select(scores, ids, self._size)
+        chosen = top(scores, ids, self._size)
         self._scores, self._ids, self._new = scores[chosen], ids[chosen], []
         if len(chosen) == self._size:
             self._lowest = self._scores.min()

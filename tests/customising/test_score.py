@@ -14,6 +14,7 @@ from toy import dataset
 from metaheac_jax.customising import score as module
 from metaheac_jax.customising.score import (
     AdaptedScorer,
+    HeadScorer,
     SumScorer,
     groups,
     joint_program,
@@ -21,7 +22,7 @@ from metaheac_jax.customising.score import (
 )
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.logistic_regression import LINEAR, LinearScorer
+from metaheac_jax.methods.logistic_regression import LINEAR
 from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.table.layout import Ids
 
@@ -67,12 +68,12 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
 def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     users = DATA.user_rows[:30]
     own = [scorer_of(adapted=own_rows(*rows, ROWS)) for rows in ((0, 5), users[0], users[1])]
-    zero, rows = Weights({"bias": jnp.zeros(())}, jnp.zeros((ROWS, 1))), own[0].adapted.rows
+    zero, rows = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), own[0].adapted.rows
     linear = [  # these two have one program
-        LinearScorer(LINEAR, LAYOUT, zero, AdaptedWeights(bias, rows, values), own[0].campaign)
+        HeadScorer(LINEAR, LAYOUT, zero, AdaptedWeights(bias, rows, values), own[0].campaign)
         for bias, values in (
-            ({"bias": jnp.float32(2)}, jnp.full((len(rows), 1), 3.0)),
-            ({"bias": jnp.float32(-5)}, jnp.full((len(rows), 1), 0.5)),
+            ({"head": jnp.full(1, 2.0)}, jnp.full((len(rows), 1), 3.0)),
+            ({"head": jnp.full(1, -5.0)}, jnp.full((len(rows), 1), 0.5)),
         )
     ]
     scorers = [own[0], SumScorer((own[0], own[1]), (0.25, 0.75)), own[1], own[2]]

@@ -61,6 +61,6 @@ def test_its_log_odds_are_the_sum_of_the_weights_of_all_values(repeated):
     campaign = TOY.campaign_rows[0]
     table = jnp.asarray(weights[:, None], jnp.float32)
     inputs = TOY.layout.inputs(table, Ids(users, campaign))
-    output = jax.jit(Linear().apply)({"bias": jnp.float32(0.25)}, *inputs)
+    output = jax.jit(Linear().apply)({"head": jnp.full(1, 0.25)}, *inputs)
     expected = value_counts(users, TOY.num_rows) @ weights + 0.25
     np.testing.assert_allclose(output.log_odds, expected, atol=1e-5)

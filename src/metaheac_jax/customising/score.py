@@ -33,7 +33,7 @@ from metaheac_jax.model import (
     on_device,
     with_own_parameters,
 )
-from metaheac_jax.networks import Network
+from metaheac_jax.networks import HeadNetwork, Network
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import pinned
 
@@ -275,7 +275,7 @@ def network_function(network: Network, layout: Layout, lengths: Lengths | None =
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def head_function(network: Any, layout: Layout, lengths: Lengths | None = None) -> Function:
+def head_function(network: HeadNetwork, layout: Layout, lengths: Lengths | None = None) -> Function:
     """Many heads' function of ``network``, ``table``, ``heads`` (C, F) and value weights (R, C)."""
 
     def score(arrays: dict[str, Any], users: Array) -> Array:
@@ -284,7 +284,9 @@ def head_function(network: Any, layout: Layout, lengths: Lengths | None = None) 
         offset, factors = network.offset_and_factors(arrays["network"], fields)
         log_odds = offset[:, None] + factors @ arrays["heads"].T
         own = arrays["own"]
-        return log_odds if own is None else log_odds + layout.summed(own["table"], users)
+        if own is None:
+            return log_odds
+        return log_odds + layout.summed(own["table"], users, mean=network.averages)
 
     return jax.jit(score)
 

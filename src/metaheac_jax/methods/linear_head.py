@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.networks import Output, User, concatenated, sigmoid_output
+from metaheac_jax.networks import HeadNetwork, User, concatenated
 from metaheac_jax.table.pooling import UserFields
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class LinearHead(HeadNetwork):
     """A `Network` with a campaign's ``head`` (F,); F = M k + d (d + 1) / 2 + 1.
 
     The parameters have ``directions`` (M k + 1, d) if there are any; the last row multiplies 1.
@@ -41,12 +41,6 @@ class LinearHead:
         """Parameters: the head, which is zero."""
         del key, campaign
         return {"head": jnp.zeros(self.offset_and_factors({}, user)[1].shape[-1])}
-
-    def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
-        """(B, M, k) user fields -> `Output`; campaign fields are not read."""
-        del campaign
-        offset, factors = self.offset_and_factors(params, user)
-        return sigmoid_output(offset + factors @ params["head"])
 
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,), zero, and factors (B, F)."""

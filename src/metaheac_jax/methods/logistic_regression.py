@@ -3,32 +3,23 @@
 There is one weight per table row and an L2 penalty, so the minimum is unique. It is found by
 L-BFGS, instead of steps of the customiser.
 
-Axes: B examples, M user fields, N campaign fields, R table rows, C campaigns, P users, S slots.
+Axes: B examples, M user fields, N campaign fields, R table rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import (
-    PROGRAMS_KEPT,
-    AdaptedScorer,
-    Function,
-    Program,
-    value_weights,
-)
+from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.method import (
@@ -40,63 +31,36 @@ from metaheac_jax.methods.method import (
     register,
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
-from metaheac_jax.networks import Output, User, sigmoid_output
-from metaheac_jax.table.layout import Layout
+from metaheac_jax.networks import HeadNetwork, User
 from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.sparse import value_counts
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(HeadNetwork):
     """A `Network` whose log-odds are the sum of the weights of a user's values, and a bias.
 
     The weights are a table of width 1. They are not averaged over the values of a field, so a list
-    counts by its length too.
+    counts by its length too. The bias is the head.
     """
+
+    averages = False
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Array]:
         """The bias, zero."""
         del key, user, campaign
-        return {"bias": jnp.zeros(())}
+        return {"head": jnp.zeros(1)}
 
-    def apply(self, params: dict[str, Array], user: User, campaign: Array, /) -> Output:
-        """(B, M, 1) user fields -> `Output`; campaign fields are not read."""
-        del campaign
+    def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
+        """(B, M, 1) user fields -> the sums (B,) of the values' weights, and 1 for each user."""
+        del params
         user = UserFields.of(user)
         sums = (user.counts * user.dense()[..., 0]).sum(axis=-1)
-        return sigmoid_output(sums + params["bias"])
+        return sums, jnp.ones_like(sums)[:, None]
 
 
 LINEAR = Linear()
 LINEAR_WIDTH = 1  # of its table
-
-
-class LinearScorer(AdaptedScorer):
-    """The scorer of weights of values; those of many campaigns are the columns of one table."""
-
-    @property
-    def group(self) -> Hashable:
-        """The layout of users."""
-        return LINEAR, self.layout, self.lengths
-
-    def program(self, group: Sequence[AdaptedScorer]) -> Program:
-        """See `ProgramScorer.program`."""
-        if len(group) == 1:
-            return super().program(group)
-        biases = jnp.stack([own.adapted.network["bias"] for own in group])
-        arrays = {"table": jnp.asarray(value_weights(group)), "biases": biases}
-        return self.as_program(_linear_function(self.layout, self.lengths), arrays)
-
-
-@lru_cache(PROGRAMS_KEPT)
-def _linear_function(layout: Layout, lengths: Lengths | None) -> Function:
-    """The function of many campaigns' ``table`` (R, C) and ``biases`` (C,)."""
-
-    def score(arrays: dict[str, Any], users: Any) -> Array:
-        users = users if lengths is None else lengths.users(users)
-        return layout.summed(arrays["table"], users, mean=False) + arrays["biases"]
-
-    return jax.jit(score)
 
 
 @dataclass(frozen=True)
@@ -122,7 +86,7 @@ class LogisticRegression(Method[RegressionConfig]):
         """Learns nothing: all weights are 0."""
         run, _ = lengthened(run, self.config.list_lengths)
         table = jnp.zeros((run.dataset.num_rows, LINEAR_WIDTH))
-        return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
+        return Trained({"network": {"head": jnp.zeros(1)}, "table": table})
 
     def customise(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
@@ -136,7 +100,7 @@ class LogisticRegression(Method[RegressionConfig]):
             weights, bias = fit_regression(counts, examples.label, self.config.penalty)
             rows = padded_rows(np.flatnonzero(weights), num_rows)
             values = np.append(weights, 0.0)[rows, None].astype(np.float32)
-            own = {"bias": jnp.asarray(bias, jnp.float32)}
+            own = {"head": jnp.asarray([bias], jnp.float32)}
             return AdaptedWeights(own, rows, jnp.asarray(values))
 
-        return adapt_each(run, LINEAR, Weights(**state), campaigns, fit, LinearScorer)
+        return adapt_each(run, LINEAR, Weights(**state), campaigns, fit, HeadScorer)

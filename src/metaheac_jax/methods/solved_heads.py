@@ -45,7 +45,7 @@ from metaheac_jax.methods.method import (
 )
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.model import AdaptedWeights, State, Weights
-from metaheac_jax.networks import Output, User, dense, hidden_layers, sigmoid_output
+from metaheac_jax.networks import HeadNetwork, User, dense, hidden_layers, sigmoid_output
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.rows import rows_of, select_rows
@@ -78,7 +78,7 @@ _TOWER = UserTower()
 
 
 @dataclass(frozen=True)
-class SolvedHead:
+class SolvedHead(HeadNetwork):
     """A `Network` of a tower and a campaign's head.
 
     Value weights are the last column of the table, which gets no gradient. They and the head are
@@ -90,12 +90,6 @@ class SolvedHead:
         del campaign
         fields = UserFields.of(user).columns(slice(None, -1))
         return {"tower": _TOWER.init(key, fields), "head": jnp.zeros(NUM_FACTORS)}
-
-    def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
-        """(B, M, k) user fields -> `Output`; campaign fields are not read."""
-        del campaign
-        offset, factors = self.offset_and_factors(params, user)
-        return sigmoid_output(offset + factors @ params["head"])
 
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,) with the value weights, and factors (B, F)."""
