@@ -56,11 +56,12 @@ def test_features_are_the_best_on_held_out_campaigns(monkeypatch):
     aucs_of = [judged.auc for judged in general.judgements]
     assert [width for width, _ in tried[2:4]] == [1, 2]
     assert tried[2][1] == tried[3][1] == (aucs_of[1] > aucs_of[0])
-    *linear, products = tried  # they are added to the best of the others
+    *linear, products, last = tried  # products are added to the best of the others
     assert products == linear[int(np.argmax(aucs_of[:4]))]
     assert len(general.held_out) == 3
     assert [judged.step for judged in general.judgements] == [0, 1, 2, 3, 4]
     best = int(np.argmax(aucs_of))
+    assert last == tried[best]  # learned from the held-out campaigns too
     assert general.state["table"].shape[1] == tried[best][0]
     assert bool(general.state["features"]["sums"]) == tried[best][1]
     assert ("directions" in general.state["network"]) == (best == 4)

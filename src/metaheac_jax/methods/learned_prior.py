@@ -44,6 +44,7 @@ from metaheac_jax.methods.user_features import (
     Features,
     coordinates_of,
     factors_of,
+    features_of,
     groups_of,
     network_and_features,
     with_indicators,
@@ -187,11 +188,15 @@ class LearnedPrior(Method[LearnedPriorConfig]):
                 told += f", held-out AUC {judged[-1][1]:.4f}"
             run.progress(f"{run.label}: {told}", len(found), len(found))
 
-        sums = list(self._poolings(run))
+        lists = any(own.slots > 1 for own in dataset.schema.user)
+        sums = [False, True] if run.judge and lists else [False]
+        sums = sums if self.config.sums is None else [self.config.sums]
         for width in widths:
             table = with_indicators(dataset, coordinates[:, :width])
             for pooling in sums:
-                state = self._learned(run, LinearHead(width, pooling), table, users, {})
+                network = LinearHead(width, pooling)
+                features = features_of(network, dataset, {}, table, users)
+                state = self._learned(run, network, features, table, {})
                 add(state, f"{width} coordinates" + ", summed" * pooling)
             sums = [bool(best()["features"]["sums"])]
         given = self.config.num_directions
@@ -210,14 +215,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         run = replace(run, campaigns=np.union1d(run.campaigns, run.held_out))
         network, features = network_and_features(state)
         params = {name: own for name, own in state["network"].items() if name != "head"}
-        return self._with_prior(run, network, features, state["table"], params)
-
-    def _poolings(self, run: Run) -> tuple[bool, ...]:
-        """Whether values are summed: what is tried with the first number of coordinates."""
-        if self.config.sums is not None:
-            return (self.config.sums,)
-        lists = any(own.slots > 1 for own in run.dataset.schema.user)
-        return (False, True) if lists and run.judge is not None else (False,)
+        return self._learned(run, network, features, state["table"], params)
 
     def _with_products(
         self, run: Run, state: State, count: int, users: np.ndarray
@@ -233,24 +231,11 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         variance, components = np.linalg.eigh(spread)
         first = np.flatnonzero(variance > _MIN_VARIANCE * variance[-1])[-count:]
         components = scale @ components[:, first] / np.sqrt(variance[first])
-        directions = features.head(components, 0.0, known.shape[1])
-        return self._learned(run, network, table, users, {"directions": directions})
+        params = {"directions": features.head(components, 0.0, known.shape[1])}
+        features = features_of(network, run.dataset, params, table, users)
+        return self._learned(run, network, features, table, params)
 
     def _learned(
-        self,
-        run: Run,
-        network: LinearHead,
-        table: np.ndarray,
-        users: np.ndarray,
-        params: dict[str, Array],
-    ) -> dict[str, Any]:
-        """The state with a table (R, k) and parameters; users (P, S) give the features' scales."""
-        known = factors_of(network, run.dataset.layout, params, jnp.asarray(table), users)
-        num_fields = len(run.dataset.schema.user)
-        features = Features.of(known, groups_of(np.arange(known.shape[1]), network, num_fields))
-        return self._with_prior(run, network, features, table, params)
-
-    def _with_prior(
         self,
         run: Run,
         network: LinearHead,
@@ -258,7 +243,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         table: np.ndarray,
         params: dict[str, Array],
     ) -> dict[str, Any]:
-        """The state with the prior that the run's campaigns teach."""
+        """The state with the prior of a table (R, k) that the run's campaigns teach."""
         dataset, stage, campaigns = run.dataset, run.dataset.stage1, list[Examples]()
         num_factors, device_table = 0, jnp.asarray(table)
         for c in run.campaigns.tolist():

@@ -46,21 +46,6 @@ class Features(NamedTuple):
     centre: np.ndarray
     deviation: np.ndarray
 
-    @staticmethod
-    def of(factors: np.ndarray, groups: np.ndarray) -> Features:
-        """Chooses and scales features by the factors of some users.
-
-        Args:
-          factors: (P, F).
-          groups: (F,) number of the group of each factor, whose features have one deviation.
-        """
-        variance = factors.var(axis=0, dtype=np.float64)
-        columns = np.flatnonzero(variance > _MIN_VARIANCE)
-        own = np.unique(groups[columns], return_inverse=True)[1]
-        deviation = np.sqrt(np.bincount(own, variance[columns]) / np.bincount(own))[own]
-        centre = factors.mean(axis=0, dtype=np.float64)[columns]
-        return Features(columns, centre.astype(np.float32), deviation.astype(np.float32))
-
     def __call__(self, factors: np.ndarray) -> np.ndarray:
         """(P, F) factors -> (P, p) features."""
         return (factors[:, self.columns] - self.centre) / self.deviation
@@ -103,6 +88,20 @@ def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
 def groups_of(columns: np.ndarray, network: LinearHead, num_fields: int) -> np.ndarray:
     """(p,) positions of factors -> the number of the field of each, or M for a product."""
     return np.minimum(columns // network.width, num_fields)
+
+
+def features_of(
+    network: LinearHead, dataset: Dataset, params: Any, table: Any, users: UserRows
+) -> Features:
+    """Chooses features, and scales them by users (P, S)."""
+    factors = factors_of(network, dataset.layout, params, jnp.asarray(table), users)
+    variance = factors.var(axis=0, dtype=np.float64)
+    columns = np.flatnonzero(variance > _MIN_VARIANCE)
+    groups = groups_of(columns, network, len(dataset.schema.user))
+    own = np.unique(groups, return_inverse=True)[1]
+    deviation = np.sqrt(np.bincount(own, variance[columns]) / np.bincount(own))[own]
+    centre = factors.mean(axis=0, dtype=np.float64)[columns]
+    return Features(columns, centre.astype(np.float32), deviation.astype(np.float32))
 
 
 def network_and_features(state: State) -> tuple[LinearHead, Features]:
