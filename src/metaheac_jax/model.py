@@ -120,8 +120,9 @@ class General:
       seed: seed of the training.
       judgements: judgements on held-out campaigns, in the order of steps; ``state`` is the one with
         the highest AUC. Empty if training had no early stopping.
-      held_out: ids of the campaigns that were held out of training to decide when to stop,
+      held_out: ids of the campaigns that were held out to decide when to stop or what to use,
         including those of the training that this one continued, unless this one trained on them.
+        A learned prior learns from them after these choices.
       digest: digest of the folder from which the model was loaded; None if it was not.
       optimizer: the state from which training can continue: ``network`` has the state of the
         network's optimiser, ``table`` the moments of the table (R, k), and ``count`` the number of

@@ -38,8 +38,8 @@ class Run:
       directory: folder for checkpoints of the offline stage; None for no checkpoints.
       hooks: take the records of the offline stage; see `training.loop`.
       progress: receives the progress of each stage.
-      held_out: indices of the held-out campaigns, which determine when the offline stage stops;
-        empty if it runs all epochs.
+      held_out: indices of the held-out campaigns, which determine when the offline stage stops or
+        what it uses; empty if there are none.
       judge: judges a state of the offline stage on these campaigns; None if there are none.
       start: the general model that the offline stage continues from; None to start afresh.
       label: name of the training in records and progress.
