@@ -114,9 +114,12 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         quality, count = mean_quality(halves, judged), int((trained.optimizer or {})["count"])
         told = ", ".join(f"{own:.2f}" for own in shares)
         run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
-        prior, members = self.members[1], trained.state["members"]
-        taught = jax.device_get(prior.learned_from_all(run, members[prior.name]))
-        state = {"members": {**members, prior.name: taught}, "shares": shares}
+        members = dict(trained.state["members"])
+        for own in self.members:
+            if isinstance(own, LearnedPrior):
+                taught = own.learned_from_all(run, members[own.name])
+                members[own.name] = jax.device_get(taught)
+        state = {"members": members, "shares": shares}
         return trained._replace(state=state, judgements=np.array([[count, *quality]]))
 
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
