@@ -125,7 +125,7 @@ def seeds_only_oracle(world: World, cache_dir: Path, dataset: Dataset, split: Sp
 
     groups = np.repeat([0, 1], [truth.traits.shape[1], truth.pairs.shape[2]])
     campaigns = [examples(dataset.stage1, c) for c in split.train.tolist()]
-    first = np.full(len(groups), 0.02)
+    first = np.full(len(groups), 0.02)  # variances, of pairs too
     learned = learn_prior(campaigns, groups, first, strength=len(groups), passes=5)
     rows = dataset.campaign_rows[split.train]
     prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)

@@ -119,7 +119,7 @@ class General:
       campaigns: ids of the training campaigns.
       seed: seed of the training.
       judgements: judgements on held-out campaigns, in the order of steps; ``state`` is the one with
-        the highest AUC. Empty if training had no early stopping.
+        the highest AUC, before a prior is learned again. Empty if training had no early stopping.
       held_out: ids of the campaigns that were held out to decide when to stop or what to use,
         including those of the training that this one continued, unless this one trained on them.
         A learned prior learns from them after these choices.

@@ -15,7 +15,7 @@ from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import lengthened
 from metaheac_jax.methods.user_features import factors_of
 from metaheac_jax.training.loop import Quality
-from metaheac_jax.training.posterior import Examples, Gaussian, Learned
+from metaheac_jax.training.posterior import Examples, Gaussian, Learned, learn_prior
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
 TRAIN, NEW = np.arange(20), np.arange(20, 26)
@@ -73,9 +73,12 @@ def test_held_out_campaigns_teach_the_prior_once_they_have_chosen_the_features()
     same = mh.fit(DATA, chosen, campaigns=TRAIN)
     assert [len(own.held_out) for own in (general, same)] == [3, 0]
     jax.tree.map(np.testing.assert_array_equal, general.state, same.state)
+    state = mh.fit(DATA, METHOD.changed(sums=None, num_directions=2), campaigns=TRAIN).state
+    assert len(state["prior"]["rows"]) == len(TRAIN)
+    assert "directions" in state["network"]
 
 
-def test_products_tell_what_only_combinations_of_values_tell():
+def test_products_tell_what_only_combinations_of_values_tell(monkeypatch):
     rng, start = np.random.default_rng(3), DATA.vocabulary.offsets[1]
     traits = np.column_stack([DATA.user_rows[:, 0], DATA.user_rows[:, 1] >= start + 2]) - [0.5, 0.5]
     taste = rng.normal(size=(len(DATA.campaign_ids), 3)) * [2, 2, 12]
@@ -87,7 +90,13 @@ def test_products_tell_what_only_combinations_of_values_tell():
         return replace(stage, label=(rng.random(len(odds)) < expit(odds)).astype(np.float32))
 
     data = replace(DATA, stage1=converts(DATA.stage1), stage2=converts(DATA.stage2))
-    found = []
+    found, first = [], []
+
+    def noted(campaigns, groups, variances, **given):
+        first.append(variances)
+        return learn_prior(campaigns, groups, variances, **given)
+
+    monkeypatch.setattr("metaheac_jax.methods.learned_prior.learn_prior", noted)
     for count in (0, 3):
         general = mh.fit(data, METHOD.changed(num_directions=count), campaigns=TRAIN)
         models = mh.customise(general, data, [data.campaign(c) for c in NEW])
@@ -100,6 +109,7 @@ def test_products_tell_what_only_combinations_of_values_tell():
     features = general.state["features"]
     scales = features["deviation"][features["columns"] >= 3 * len(longer.schema.user)]
     assert len(scales) == 6
+    assert first[-1][-6:].max() < first[-1][:-6].min() / 10  # products begin small
     assert np.ptp(scales) == 0
     assert found[1] > found[0] + 0.05
 

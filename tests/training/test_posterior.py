@@ -96,6 +96,13 @@ def test_strength_draws_to_independent_weights_of_one_variance_per_group(strengt
         assert alike.max() > 0.02
 
 
+def test_few_passes_start_from_the_given_variances():
+    first = np.where(GROUPS, 1e-5, 0.02)
+    _, covariance = learn_prior(campaigns()[2], GROUPS, first, strength=3, passes=1).prior
+    assert np.diag(covariance)[GROUPS == 1].max() < 1e-3
+    assert np.diag(covariance)[GROUPS == 0].min() > 1e-2
+
+
 def test_padding_has_no_weight():
     examples = Examples(np.ones((65, 2), np.float32), np.ones(65, np.int8))
     features, label, weight = examples.padded()

@@ -112,14 +112,14 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         shares = best_shares(scores, [own.labels for own in halves])
         judged = [quality_of(*pair) for pair in zip(halves, map(shares.dot, scores), strict=True)]
         quality, count = mean_quality(halves, judged), int((trained.optimizer or {})["count"])
-        told = ", ".join(f"{own:.2f}" for own in shares)
-        run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
         members = dict(trained.state["members"])
         for own in self.members:
             if isinstance(own, LearnedPrior):
                 taught = own.learned_from_all(run, members[own.name])
                 members[own.name] = jax.device_get(taught)
         state = {"members": members, "shares": shares}
+        told = ", ".join(f"{own:.2f}" for own in shares)
+        run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
         return trained._replace(state=state, judgements=np.array([[count, *quality]]))
 
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:

@@ -102,7 +102,8 @@ def fit(
         as in an untrained model. The new model has the values of both.
       campaigns: indices of the training campaigns; by default all that are not ``held_out``.
       held_out: indices of other campaigns, which determine when a method that holds out campaigns
-        stops. For the default see `methods.held_out_campaigns.hold_out_campaigns`.
+        stops or what it uses; then a learned prior learns from them too, so they judge nothing
+        else. For the default see `methods.held_out_campaigns.hold_out_campaigns`.
       seed: random seed of initial values, batches and random non-seeds.
       mesh: several devices, from `training.sharding.device_mesh`; the result differs from that of
         one device only by rounding. If there are several processes, all call this with the same

@@ -1,4 +1,4 @@
-"""Held-out campaigns, which show when a general model stops improving in training.
+"""Held-out campaigns, which show when a model stops improving in training, and what it should use.
 
 A general model is only as good as the models that are customised from it. So it is customised to
 half of each held-out campaign's examples and judged on the other half.

@@ -2,13 +2,13 @@
 
     user features -> prior -> posterior of a campaign
 
-The `methods.user_features` need no labels. The weights of a campaign have a Gaussian prior, whose
-mean and covariance are learned from the training campaigns (`training.posterior`), and whose mean
-moves towards the weights of training campaigns with the same attributes. Features that are linear
-in values miss what only combinations of values show. So the directions of users in which campaigns
-differ most are learned too, and the products of each two of them are further features. There are no
-gradient steps, and nothing is random but a choice of examples in very large campaigns. The method
-is not in the paper.
+The features (`methods.user_features`) need no labels. The weights of a campaign have a Gaussian
+prior, whose mean and covariance are learned from the training campaigns (`training.posterior`), and
+whose mean moves towards the weights of training campaigns with the same attributes. Features that
+are linear in values miss what only combinations of values show. So the directions of users in which
+campaigns differ most are learned too, and the products of each two of them are further features.
+There are no gradient steps, and nothing is random but a choice of examples in very large campaigns.
+The method is not in the paper.
 
 Axes: P users, S slots of a user, R table rows, N campaign fields, k coordinates, d directions,
 p features, C training campaigns.
@@ -66,8 +66,8 @@ _USERS_OF_COORDINATES, _USERS_OF_SCALES = 600_000, 1 << 16
 #: Maximum number of examples of a training campaign; further ones hardly change its weights.
 _MAX_EXAMPLES = 1 << 15
 _MIN_VARIANCE = 1e-6  # of a direction, as a fraction of the largest; others are left out
-#: Prior variances of the weights of a feature, and of a product, at the start of EM. Few campaigns
-#: tell little about the variances of products, which stay small.
+#: Prior variances of the weights of a feature, and of a product, at the start of EM. It is stopped
+#: before it converges, so with few campaigns the start decides how much the many products count.
 _FIRST_VARIANCE, _FIRST_OF_PRODUCTS = 0.02, 0.0003
 _PASSES = 5  # over the examples of training campaigns
 #: Correlations of campaigns that share an attribute that are tried, and their maximum sum.
@@ -215,7 +215,11 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         run = replace(run, campaigns=np.union1d(run.campaigns, run.held_out))
         network, features = network_and_features(state)
         params = {name: own for name, own in state["network"].items() if name != "head"}
-        return self._learned(run, network, features, state["table"], params)
+        what = f"{run.label}: learning from all {len(run.campaigns)} campaigns"
+        run.progress(what, 0, 1)
+        state = self._learned(run, network, features, state["table"], params)
+        run.progress(what, 1, 1)
+        return state
 
     def _with_products(
         self, run: Run, state: State, count: int, users: np.ndarray

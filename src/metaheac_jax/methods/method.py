@@ -116,7 +116,7 @@ class Method(ABC, Generic[C]):
 
     @property
     def holds_out(self) -> bool:
-        """Whether held-out campaigns determine when the offline stage stops."""
+        """Whether held-out campaigns determine when the offline stage stops, or what it uses."""
         return False
 
 

@@ -3,7 +3,7 @@
     table of values -> factors of users -> features
 
 Of a field with few values, the factors are the fraction of each; of another, the mean of its
-values' `data.coordinates`.
+values' `data.coordinates`; or the sums instead. Products of directions are further factors.
 
 Axes: P users, S slots of a user, R table rows, k coordinates, F factors, p features.
 """

@@ -173,7 +173,8 @@ def learn_prior(
     Args:
       campaigns: the examples of each campaign.
       groups: (p,) number of the group of each feature, such as its field.
-      variances: (p,) prior variances of the weights at the start of EM.
+      variances: (p,) prior variances of the weights at the start of EM, which matters if the passes
+        are too few to converge.
       strength: the weight of independence, as a number of campaigns; above 0.
       passes: number of passes over the examples. Each approximates the likelihoods at the current
         modes by quadratic functions, with which some EM rounds are made.
