@@ -68,7 +68,7 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
 def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     users = DATA.user_rows[:30]
     own = [scorer_of(adapted=own_rows(*rows, ROWS)) for rows in ((0, 5), users[0], users[1])]
-    zero, rows = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), own[0].adapted.rows
+    zero, rows = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), np.arange(ROWS)
     linear = [  # these two have one program
         HeadScorer(LINEAR, LAYOUT, zero, AdaptedWeights(bias, rows, values), own[0].campaign)
         for bias, values in (
