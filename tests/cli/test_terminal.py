@@ -190,10 +190,10 @@ def test_text_from_data_is_shown_and_not_obeyed(monkeypatch, console):
 
 
 def test_a_pipe_gets_a_line_now_and_then_and_a_terminal_one_that_changes(monkeypatch, console):
-    monkeypatch.setattr(terminal, "_SECONDS", 0.1)
+    monkeypatch.setattr(terminal, "_SECONDS", 0.3)
     with terminal.progress_display() as progress:
         progress("train", 1, 20_000)
-        time.sleep(0.1)
+        time.sleep(0.3)
         progress("train: held-out AUC 0.5", 1_500, 20_000)
         progress("train", 1_501, 20_000)
     out = console.file.getvalue()

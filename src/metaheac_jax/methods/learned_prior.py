@@ -210,7 +210,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         return Trained(state, np.array(judged, float).reshape(-1, 3))
 
     def learned_from_all(self, run: Run, state: State) -> State:
-        """The state with the same features and a prior that held-out campaigns teach too."""
+        """Learns the prior of a state again, from the held-out campaigns too."""
         run, _ = lengthened(run, self.config.list_lengths)
         run = replace(run, campaigns=np.union1d(run.campaigns, run.held_out))
         network, features = network_and_features(state)
