@@ -112,7 +112,7 @@ def main(options: Options) -> None:
     told = f"{options.model}: {method.label}, trained on {trained}"
     if general.judgements:
         best = max(judged.auc for judged in general.judgements)
-        told += f"; AUC {best:.4f} on {len(general.held_out)} more, held out to choose"
+        told += f"; AUC {best:.4f} on {len(general.held_out)} more that were held out"
         notes += leak_notes(best)
     terminal.print_lines(*notes, told)
 

@@ -86,8 +86,8 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
         states, optimizer, start = dict[str, State](), dict[str, Any](), run.start
         for member in self.members:
-            own = replace(run, label=f"{run.label}: {member.label}", judge=None, start=None)
-            own = replace(own, held_out=run.held_out[:0])
+            own = replace(run, judge=None, start=None, held_out=run.held_out[:0])
+            own = replace(own, label=f"{run.label}: {member.label}")
             own = replace(own, directory=run.directory and run.directory / member.name)
             if halves and member.holds_out:
                 own = replace(own, judge=partial(judge_state, member.customise, own, halves))

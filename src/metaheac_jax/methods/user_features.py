@@ -5,7 +5,7 @@
 Of a field with few values, the factors are the fraction of each; of another, the mean of its
 values' `data.coordinates`; or the sums instead. Products of directions are further factors.
 
-Axes: P users, S slots of a user, R table rows, k coordinates, F factors, p features.
+Axes: P users, S slots of a user, M user fields, R table rows, k coordinates, F factors, p features.
 """
 
 from __future__ import annotations
