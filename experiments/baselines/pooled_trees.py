@@ -1,18 +1,22 @@
-"""One set of gradient-boosted trees for all campaigns, which read the scores of LR.
+"""One set of gradient-boosted trees for all campaigns, which read the scores of other methods.
 
 The trees learn from the pooled examples of the training campaigns: the values of the user and of
 the campaign, and the score of an LR that was fitted to the campaign's other examples (three folds).
-For a new campaign only LR is fitted. They are not in the paper and need LightGBM.
+They may read further scores, of general models that were trained without the campaign and then
+customised to its other examples. For a new campaign only LR and these models are customised. They
+are not in the paper and need LightGBM.
 
-Axes: P users, S slots of a user, N campaign fields, R table rows.
+Axes: P users, S slots of a user, N campaign fields, R table rows, E methods whose scores are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, vstack
 
@@ -23,12 +27,27 @@ from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.data.regression import fit_regression
-from metaheac_jax.methods import Config, Method, Run, Trained, configured, register
+from metaheac_jax.methods import (
+    Config,
+    LearnedPrior,
+    LearnedPriorConfig,
+    Method,
+    Run,
+    SolvedHeadConfig,
+    SolvedHeadMethod,
+    Trained,
+    configured,
+    register,
+)
+from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.method import lengthened
-from metaheac_jax.model import Scorer, State
+from metaheac_jax.model import Scorer, State, on_device
+from metaheac_jax.progress import silent
 from metaheac_jax.table.sparse import value_counts
 
-_FOLDS = 3
+#: Customises a general model to campaigns.
+Customiser = Callable[[Sequence[Campaign]], Sequence[Scorer]]
+_FOLDS = 3  # of a campaign's examples, and of the campaigns that other models are trained without
 _MAX_EXAMPLES = 20_000  # of a training campaign
 #: Parameters of the trees; they are not tuned. Held-out campaigns determine their number.
 TREES = {
@@ -56,8 +75,11 @@ class TreesConfig(Config):
     patience: int | None = 50
 
 
+T = TypeVar("T", bound=TreesConfig)
+
+
 @register
-class PooledTrees(Method[TreesConfig]):
+class PooledTrees(Method[T]):
     """Trees on the pooled examples of all training campaigns, over the scores of LR."""
 
     name, label, default = "pooled-trees", "Pooled trees over LR", TreesConfig()
@@ -67,39 +89,111 @@ class PooledTrees(Method[TreesConfig]):
         """Whether held-out campaigns determine the number of trees."""
         return self.config.patience is not None
 
+    @property
+    def others(self) -> Sequence[Method[Any]]:
+        """The methods besides LR whose scores are read."""
+        return ()
+
     def fit(self, run: Run) -> Trained:
-        """Fits the trees to scores of examples that LR has not seen."""
-        training = rows_of(run, run.campaigns)
-        held_out = rows_of(run, run.held_out) if len(run.held_out) else None
+        """Fits the trees to scores of examples that neither LR nor another model has seen."""
+        parts = [run.campaigns]
+        if self.others:
+            order = generator(run.seed, 0).permutation(run.campaigns)
+            parts = [np.sort(part) for part in np.array_split(order, _FOLDS)]
+        each = []
+        for number, part in enumerate(parts):
+            rest = np.setdiff1d(run.campaigns, part)
+            each.append(rows_of(run, part, self._customisers(run, self._states(run, rest, number))))
+        features, labels, base = zip(*each, strict=True)
+        training = csr_matrix(vstack(features)), np.concatenate(labels), np.concatenate(base)
+        states, held_out = self._states(run, run.campaigns, len(parts)), None
+        if len(run.held_out):
+            held_out = rows_of(run, run.held_out, self._customisers(run, states))
         settings, patience = TREES, self.config.patience
         if patience is None:
             settings, patience = {**TREES, "num_iterations": NUM_TREES}, 0
         trees = fit_matrix(*training, settings, held_out=held_out, patience=patience)
-        return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
+        state = {"trees": np.frombuffer(trees.encode(), np.uint8)}
+        return Trained(state | ({"others": states} if states else {}))
+
+    def _states(self, run: Run, campaigns: np.ndarray, number: int) -> dict[str, State]:
+        """The general models of the other methods, trained on these campaigns."""
+        states = dict[str, State]()
+        for own in self.others:
+            part = replace(run, campaigns=campaigns, label=f"{run.label} {number}: {own.label}")
+            halves = [halve(run.dataset, c, run.seed) for c in run.held_out.tolist()]
+            judge = partial(judge_state, own.customise, part, halves) if halves else None
+            # Held-out campaigns teach nothing, since their scores determine the number of trees.
+            part = replace(part, judge=judge, held_out=run.held_out[:0])
+            if run.directory is not None:
+                part = replace(part, directory=run.directory / f"{own.name}-{number}")
+            states[own.name] = jax.device_get(own.fit(part).state)
+        return states
+
+    def _customisers(self, run: Run, states: State) -> list[Customiser]:
+        quiet = replace(run, progress=silent)
+        return [partial(own.customise, quiet, on_device(states[own.name])) for own in self.others]
 
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        """Fits LR to each campaign; the trees are the same for all."""
+        """Fits LR, and customises the other models, to each campaign; all have the same trees."""
         booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
 
-        def scorer(campaign: Campaign, regression: Scorer) -> Scorer:
+        def scorer(campaign: Campaign, *models: Scorer) -> Scorer:
             base = _base(campaign)
 
             def score(users: UserRows) -> np.ndarray:
                 rows = np.asarray(users[:])
-                features = _features(run.dataset, rows, campaign.rows, regression(rows) - base)
+                scores = np.column_stack([model(rows) for model in models]) - base
+                features = _features(run.dataset, rows, campaign.rows, scores)
                 return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
 
             return score
 
         method = configured("lr-lengths")
-        regressions = method.customise(run, method.fit(run).state, campaigns)
-        return list(map(scorer, campaigns, regressions))
+        each = [method.customise(run, method.fit(run).state, campaigns)]
+        each += [own(campaigns) for own in self._customisers(run, state.get("others", {}))]
+        return list(map(scorer, campaigns, *each))
 
 
-def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class TreesOverModelsConfig(TreesConfig):
+    """Settings of the trees, and of the methods whose scores they read."""
+
+    head: SolvedHeadConfig = field(default_factory=SolvedHeadConfig)
+    prior: LearnedPriorConfig = field(default_factory=LearnedPriorConfig)
+
+
+@register
+class TreesOverHead(PooledTrees[TreesOverModelsConfig]):
+    """Trees on the pooled examples, over the scores of LR and of a solved head."""
+
+    name, label = "pooled-trees-head", "Pooled trees over LR and a solved head"
+    default = TreesOverModelsConfig()
+
+    @property
+    def others(self) -> Sequence[Method[Any]]:
+        """The solved head."""
+        return (SolvedHeadMethod(self.config.head),)
+
+
+@register
+class TreesOverModels(TreesOverHead):
+    """Trees on the pooled examples, over the scores of all members of the ensemble."""
+
+    name, label = "pooled-trees-models", "Pooled trees over the members of the ensemble"
+
+    @property
+    def others(self) -> Sequence[Method[Any]]:
+        """The solved head and the learned prior."""
+        return (*super().others, LearnedPrior(self.config.prior))
+
+
+def rows_of(
+    run: Run, campaigns: np.ndarray, customisers: Sequence[Customiser] = ()
+) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
     """Features, labels and base log-odds of the examples of campaigns, given by index.
 
-    LR's scores of a fold of a campaign come from its other folds.
+    The scores of a fold of a campaign come from its other folds, by LR and by each customiser.
     """
     (own, _), parts = lengthened(run, wanted=True), list[Any]()
     penalty = configured("lr-lengths").config.penalty
@@ -108,12 +202,15 @@ def rows_of(run: Run, campaigns: np.ndarray) -> tuple[csr_matrix, np.ndarray, np
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
         fold = folds_of(campaign.labels, _FOLDS)
         counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
-        base, scores = _base(campaign), np.zeros(len(fold))
+        users, base = run.dataset.rows_of(campaign.users, c), _base(campaign)
+        scores = np.zeros((len(fold), 1 + len(customisers)))
+        each = [own([campaign.pick(fold != n) for n in range(_FOLDS)]) for own in customisers]
         for left_out in range(_FOLDS):
             out = fold == left_out
             weights, bias = fit_regression(csr_matrix(counts[~out]), campaign.labels[~out], penalty)
-            scores[out] = counts[out] @ weights + bias - base
-        users = run.dataset.rows_of(campaign.users, c)
+            scores[out, 0] = counts[out] @ weights + bias - base
+            for column, models in enumerate(each, start=1):
+                scores[out, column] = models[left_out](users[out]) - base
         features = _features(run.dataset, users, campaign.rows, scores)
         parts.append((features, campaign.labels, np.full(len(fold), base)))
         run.progress(f"{run.label}: scores", number + 1, len(campaigns))
@@ -130,7 +227,7 @@ def _base(campaign: Campaign) -> float:
 def _features(
     dataset: Dataset, users: np.ndarray, campaign: np.ndarray, scores: np.ndarray
 ) -> csr_matrix:
-    """(P, S) users, (N,) campaign and (P,) scores -> (P, 1 + L + R).
+    """(P, S) users, (N,) campaign and (P, 1 + E) scores -> (P, 1 + E + L + R).
 
     There are L list lengths, and an indicator of each value.
     """
@@ -139,4 +236,4 @@ def _features(
     lengths = np.add.reduceat(present, starts, axis=1)[:, np.array(slots) > 1]
     rows = np.concatenate([users, np.tile(campaign, (len(users), 1))], axis=1)
     values = indicators(rows, dataset.num_rows)
-    return csr_matrix(hstack([scores[:, None], lengths.astype(float), values]))
+    return csr_matrix(hstack([scores, lengths.astype(float), values]))

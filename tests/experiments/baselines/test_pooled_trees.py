@@ -1,11 +1,12 @@
-"""Pooled trees: LR's scores are of examples that it has not seen."""
+"""Pooled trees: the scores are of examples that no model has seen."""
 
 import numpy as np
 from toy import aucs, dataset, with_own_rows
 
 import metaheac_jax as mh
 from experiments.baselines import pooled_trees
-from metaheac_jax.methods import Run
+from metaheac_jax.methods import Method, Run, Trained
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
 DATA = dataset(users=900, campaigns=24, per_campaign=200, tastes=2)
 TRAIN, NEW = np.arange(18), np.arange(18, 24)
@@ -33,3 +34,43 @@ def test_pooled_trees_rank_by_the_scores_that_they_read():
     for model, other in zip(models, alone, strict=True):
         pair = model(DATA.user_rows), other.score(DATA.user_rows)
         assert np.corrcoef(pair)[0, 1] > 0.5
+
+
+class Remembering(Method):
+    """Remembers the campaigns that it was trained on, and the examples that it was customised to.
+
+    The score of a user is 1 in a campaign that it was trained on, 2 more for an example.
+    """
+
+    name, label, default = "remembering", "Remembering", mh.methods.Config()
+
+    def fit(self, run):
+        return Trained({"trained": run.campaigns})
+
+    def customise(self, run, state, campaigns):
+        def scorer(campaign):
+            known = {row.tobytes() for row in run.dataset.rows_of(campaign.users, None)}
+            trained = run.dataset.index_of(campaign.id) in state["trained"]
+            return lambda users: np.array([trained + 2 * (row.tobytes() in known) for row in users])
+
+        return list(map(scorer, campaigns))
+
+
+def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatch):
+    given, real = [], pooled_trees.fit_matrix
+
+    def recording(*training, held_out, **options):
+        given.extend([(training[0], training[2]), (held_out[0], held_out[2])])
+        return real(*training, held_out=held_out, **options)
+
+    monkeypatch.setattr(pooled_trees.TreesOverHead, "others", [Remembering()])
+    monkeypatch.setattr(pooled_trees, "fit_matrix", recording)
+    data, method = with_own_rows(DATA), pooled_trees.TreesOverHead()
+    campaigns, held = hold_out_campaigns(data, TRAIN, 0)
+    run = Run(data, campaigns, 0, held_out=held)
+    state = method.fit(run).state
+    for features, base in given:
+        np.testing.assert_allclose(features[:, 1].toarray().ravel() + base, 0, atol=1e-9)
+    np.testing.assert_array_equal(state["others"]["remembering"]["trained"], campaigns)
+    [model] = method.customise(run, state, [data.campaign(NEW[0])])
+    assert np.isfinite(model(data.user_rows[:9])).all()
