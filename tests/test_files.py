@@ -301,6 +301,7 @@ def test_writers_that_take_turns_lose_no_write(tmp_path):
         (b"[" * 100_000, "recursion"),
         (b"9" * 5000, "4300 digits"),
         (b'"\xff"', "can't decode byte 0xff"),
+        (b'[{"a": 1, "b": 2, "a": 3}]', "the key 'a' is given twice; give it once"),
     ],
 )
 def test_invalid_json_is_named(tmp_path, content, words):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -207,10 +207,18 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-      InputError: the file is not valid JSON, or is nested too deeply.
+      InputError: the file is not valid JSON, gives a key twice or is nested too deeply.
       OSError: the file cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} is given twice; give it once")
+    return content

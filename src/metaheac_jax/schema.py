@@ -246,8 +246,8 @@ class Schema:
         """The schema in a JSON file.
 
         Raises:
-          InputError: the file is not JSON, a key is missing or unknown, or a value is wrong; the
-            message names it.
+          InputError: the file is not JSON, a key is missing, unknown or given twice, or a value is
+            wrong; the message names it.
         """
         content = read_json(path)
         with about(path):
