@@ -3,10 +3,11 @@
 The trees learn from the pooled examples of the training campaigns: the values of the user and of
 the campaign, and the score of an LR that was fitted to the campaign's other examples (three folds).
 They may read further scores, of general models that were trained without the campaign and then
-customised to its other examples. For a new campaign only LR and these models are customised. They
-are not in the paper and need LightGBM.
+customised to its other examples. For a new campaign, LR and general models of all training
+campaigns are customised; the trees stay the same. They are not in the paper and need LightGBM.
 
-Axes: P users, S slots of a user, N campaign fields, R table rows, E methods whose scores are read.
+Axes: P users, S slots of a user, N campaign fields, R table rows, L list
+lengths, E methods besides LR whose scores are read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.data.regression import fit_regression
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import (
     Config,
     LearnedPrior,
@@ -95,9 +97,19 @@ class PooledTrees(Method[T]):
         return ()
 
     def fit(self, run: Run) -> Trained:
-        """Fits the trees to scores of examples that neither LR nor another model has seen."""
+        """Fits the trees to scores of examples that neither LR nor another model has seen.
+
+        Raises:
+          InputError: other models' scores are read, and users have histories, which would show
+            these models the campaigns that they are trained without.
+        """
         parts = [run.campaigns]
         if self.others:
+            if run.dataset.schema.lists:
+                raise InputError(
+                    f"{run.dataset.where}: users have histories, which {self.name!r} cannot leave "
+                    "out of its models; choose 'pooled-trees', or prepare without histories"
+                )
             order = generator(run.seed, 0).permutation(run.campaigns)
             parts = [np.sort(part) for part in np.array_split(order, _FOLDS)]
         each = []
@@ -122,8 +134,9 @@ class PooledTrees(Method[T]):
         for own in self.others:
             part = replace(run, campaigns=campaigns, label=f"{run.label} {number}: {own.label}")
             halves = [halve(run.dataset, c, run.seed) for c in run.held_out.tolist()]
-            judge = partial(judge_state, own.customise, part, halves) if halves else None
-            # Held-out campaigns teach nothing, since their scores determine the number of trees.
+            judges = bool(halves) and own.holds_out
+            judge = partial(judge_state, own.customise, part, halves) if judges else None
+            # Held-out campaigns choose but teach nothing: they determine the number of trees.
             part = replace(part, judge=judge, held_out=run.held_out[:0])
             if run.directory is not None:
                 part = replace(part, directory=run.directory / f"{own.name}-{number}")
@@ -165,7 +178,10 @@ class TreesOverModelsConfig(TreesConfig):
 
 @register
 class TreesOverHead(PooledTrees[TreesOverModelsConfig]):
-    """Trees on the pooled examples, over the scores of LR and of a solved head."""
+    """Trees on the pooled examples, over the scores of LR and of a solved head.
+
+    The settings of the prior are not used.
+    """
 
     name, label = "pooled-trees-head", "Pooled trees over LR and a solved head"
     default = TreesOverModelsConfig()
@@ -204,7 +220,8 @@ def rows_of(
         counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
         users, base = run.dataset.rows_of(campaign.users, c), _base(campaign)
         scores = np.zeros((len(fold), 1 + len(customisers)))
-        each = [own([campaign.pick(fold != n) for n in range(_FOLDS)]) for own in customisers]
+        others = [campaign.pick(fold != n) for n in range(_FOLDS)]
+        each = [customiser(others) for customiser in customisers]
         for left_out in range(_FOLDS):
             out = fold == left_out
             weights, bias = fit_regression(csr_matrix(counts[~out]), campaign.labels[~out], penalty)

@@ -1,10 +1,15 @@
 """Pooled trees: the scores are of examples that no model has seen."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from toy import aucs, dataset, with_own_rows
 
 import metaheac_jax as mh
 from experiments.baselines import pooled_trees
+from metaheac_jax.data.history import with_histories
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method, Run, Trained
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
@@ -44,8 +49,12 @@ class Remembering(Method):
 
     name, label, default = "remembering", "Remembering", mh.methods.Config()
 
+    trainings = ()
+
     def fit(self, run):
-        return Trained({"trained": run.campaigns})
+        known = np.union1d(run.campaigns, run.held_out)
+        self.trainings = [*self.trainings, known]
+        return Trained({"trained": known})
 
     def customise(self, run, state, campaigns):
         def scorer(campaign):
@@ -63,7 +72,8 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
         given.extend([(training[0], training[2]), (held_out[0], held_out[2])])
         return real(*training, held_out=held_out, **options)
 
-    monkeypatch.setattr(pooled_trees.TreesOverHead, "others", [Remembering()])
+    other = Remembering()
+    monkeypatch.setattr(pooled_trees.TreesOverHead, "others", [other])
     monkeypatch.setattr(pooled_trees, "fit_matrix", recording)
     data, method = with_own_rows(DATA), pooled_trees.TreesOverHead()
     campaigns, held = hold_out_campaigns(data, TRAIN, 0)
@@ -71,6 +81,17 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
     state = method.fit(run).state
     for features, base in given:
         np.testing.assert_allclose(features[:, 1].toarray().ravel() + base, 0, atol=1e-9)
-    np.testing.assert_array_equal(state["others"]["remembering"]["trained"], campaigns)
+    *parts, last = other.trainings
+    left_out = np.concatenate([np.setdiff1d(campaigns, part) for part in parts])
+    np.testing.assert_array_equal(np.sort(left_out), campaigns)  # each by one training
+    np.testing.assert_array_equal(last, campaigns)
     [model] = method.customise(run, state, [data.campaign(NEW[0])])
     assert np.isfinite(model(data.user_rows[:9])).all()
+
+
+def test_histories_are_refused():
+    with pytest.raises(InputError, match="histories"):
+        mh.fit(
+            with_histories(replace(DATA, schema=replace(DATA.schema, history=3))),
+            "pooled-trees-head",
+        )
