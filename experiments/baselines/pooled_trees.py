@@ -6,8 +6,8 @@ They may read further scores, of general models that were trained without the ca
 customised to its other examples. For a new campaign, LR and general models of all training
 campaigns are customised; the trees stay the same. They are not in the paper and need LightGBM.
 
-Axes: P users, S slots of a user, N campaign fields, R table rows, L list
-lengths, E methods besides LR whose scores are read.
+Axes: P users, S slots of a user, N campaign fields, R table rows, L list lengths, E methods besides
+LR whose scores are read.
 """
 
 from __future__ import annotations
@@ -125,15 +125,14 @@ class PooledTrees(Method[T]):
         if patience is None:
             settings, patience = {**TREES, "num_iterations": NUM_TREES}, 0
         trees = fit_matrix(*training, settings, held_out=held_out, patience=patience)
-        state = {"trees": np.frombuffer(trees.encode(), np.uint8)}
-        return Trained(state | ({"others": states} if states else {}))
+        return Trained({"trees": np.frombuffer(trees.encode(), np.uint8), **states})
 
     def _states(self, run: Run, campaigns: np.ndarray, number: int) -> dict[str, State]:
         """The general models of the other methods, trained on these campaigns."""
+        halves = [halve(run.dataset, c, run.seed) for c in run.held_out.tolist()]
         states = dict[str, State]()
         for own in self.others:
             part = replace(run, campaigns=campaigns, label=f"{run.label} {number}: {own.label}")
-            halves = [halve(run.dataset, c, run.seed) for c in run.held_out.tolist()]
             judges = bool(halves) and own.holds_out
             judge = partial(judge_state, own.customise, part, halves) if judges else None
             # Held-out campaigns choose but teach nothing: they determine the number of trees.
@@ -164,7 +163,7 @@ class PooledTrees(Method[T]):
 
         method = configured("lr-lengths")
         each = [method.customise(run, method.fit(run).state, campaigns)]
-        each += [own(campaigns) for own in self._customisers(run, state.get("others", {}))]
+        each += [own(campaigns) for own in self._customisers(run, state)]
         return list(map(scorer, campaigns, *each))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from experiments import feedback, online_steps
 from experiments.comparison import significance
 from experiments.comparison.figures import figure_by_seeds
-from experiments.comparison.results import BEFORE, Comparison, load
+from experiments.comparison.results import Comparison, load
 from experiments.comparison.significance import Difference, Pair
 from experiments.live_week import mean_lifts
 from experiments.throughput.compiled import Figures
@@ -78,16 +78,6 @@ def both(name: str, first: str, second: str) -> str:
     """One method minus another on small and on large seed sets."""
     parts = (difference(name, first, second, group) for group in ("small", "large"))
     return ", ".join(parts)
-
-
-def gain(name: str, method: str) -> str:
-    """What customising gains on small and on large seed sets."""
-    of = comparison(name)
-    found = []
-    for group in ("small", "large"):
-        after, before = (of.values(method, group, measure) for measure in ("auc", BEFORE))
-        found.append(told(significance.difference(after, before, of.overlap)))
-    return ", ".join(found)
 
 
 def between(name: str, first: str, other: str, second: str, group: str) -> str:
@@ -201,7 +191,6 @@ def render() -> dict[Path, str]:
         auc,
         difference,
         both,
-        gain,
         between,
         minutes,
         p_value,

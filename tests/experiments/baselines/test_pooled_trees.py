@@ -44,7 +44,8 @@ def test_pooled_trees_rank_by_the_scores_that_they_read():
 class Remembering(Method):
     """Remembers the campaigns that it was trained on, and the examples that it was customised to.
 
-    The score of a user is 1 in a campaign that it was trained on, 2 more for an example.
+    The score of a user is the first table row, and far more for a campaign that it was trained on,
+    or for an example.
     """
 
     name, label, default = "remembering", "Remembering", mh.methods.Config()
@@ -60,7 +61,9 @@ class Remembering(Method):
         def scorer(campaign):
             known = {row.tobytes() for row in run.dataset.rows_of(campaign.users, None)}
             trained = run.dataset.index_of(campaign.id) in state["trained"]
-            return lambda users: np.array([trained + 2 * (row.tobytes() in known) for row in users])
+            return lambda users: np.array(
+                [row[0] + 1e6 * (trained or row.tobytes() in known) for row in users]
+            )
 
         return list(map(scorer, campaigns))
 
@@ -79,8 +82,10 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
     campaigns, held = hold_out_campaigns(data, TRAIN, 0)
     run = Run(data, campaigns, 0, held_out=held)
     state = method.fit(run).state
+    size = data.vocabulary.sizes[0]  # of the field with an own table row for each user
     for features, base in given:
-        np.testing.assert_allclose(features[:, 1].toarray().ravel() + base, 0, atol=1e-9)
+        users = features[:, -data.num_rows :][:, :size] @ np.arange(size)
+        np.testing.assert_allclose(features[:, 1].toarray().ravel() + base, users, atol=1e-6)
     *parts, last = other.trainings
     left_out = np.concatenate([np.setdiff1d(campaigns, part) for part in parts])
     np.testing.assert_array_equal(np.sort(left_out), campaigns)  # each by one training
