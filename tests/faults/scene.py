@@ -22,6 +22,7 @@ import polars as pl
 
 from metaheac_jax.backend import set_cpu_flags
 from metaheac_jax.cli.main import main
+from metaheac_jax.schema import Field, Schema
 from metaheac_jax.training import loop
 
 SETTINGS = "width=4 num_experts=2 num_critics=2 batch_size=32 campaigns_per_step=2 "
@@ -206,6 +207,8 @@ def write_tables(folder):
     """Tables of 400 users, and of 8 campaigns that each convert the users of one city."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
+    schema = Schema((Field("city"), Field("likes")), (Field("topic"),))  # without histories
+    (folder / "schema.json").write_text(json.dumps(schema.to_json()))
     city, likes = rng.integers(0, 8, 400), rng.integers(0, 30, 400)
     users = {"user_id": range(400), "city": [f"c{c}" for c in city], "likes": likes}
     pl.DataFrame(users).write_csv(folder / "users.csv")
