@@ -41,7 +41,6 @@ def exit_code(start, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
         patch.setattr(warnings, "showwarning", None)  # a command sets it
-        patch.setattr(backend, "set_cpu_flags", lambda: None)  # they belong to the process
         patch.setattr(backend, "check_backend", lambda: None)  # the tests' backend has other flags
         with pytest.raises(SystemExit) as caught:
             start()

@@ -17,20 +17,17 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 from writers import Writers  # noqa: E402
 
-from metaheac_jax.backend import LEVEL_FLAG, set_cpu_flags  # noqa: E402
+from metaheac_jax.backend import CPU_OPTIONS  # noqa: E402
 
 # A deadline, or a limit on the time to draw examples, would test the machine.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
-# As the commands do, before jax initialises its backend.
-set_cpu_flags()
 # Nearly all of a test's time is compilation, and a compiled program runs once or twice.
 jax.config.update("jax_disable_most_optimizations", True)
+CPU_OPTIONS["xla_backend_optimization_level"] = 0
 # These emitters need most of that time; later versions have no others.
-EMITTERS = "--xla_cpu_use_fusion_emitters"
-flags = os.environ.get("XLA_FLAGS", "")
-if jax.__version_info__ < (0, 11) and LEVEL_FLAG in flags and EMITTERS not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} {EMITTERS}=false"
+if jax.__version_info__ < (0, 11):
+    CPU_OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 
 def pytest_unconfigure():

@@ -1,6 +1,5 @@
-"""The check of the backend, and the flags for a CPU."""
+"""Programs for a CPU, the check of the backend, and threads."""
 
-import os
 import threading
 
 import jax
@@ -10,26 +9,17 @@ import numpy as np
 import pytest
 
 from metaheac_jax import backend
-from metaheac_jax.backend import (
-    LEVEL_FLAG,
-    REDUCE_FLAG,
-    campaigns_at_once,
-    check_backend,
-    in_threads,
-    set_cpu_flags,
-)
+from metaheac_jax.backend import campaigns_at_once, check_backend, in_threads, jit
 from metaheac_jax.errors import BackendError
 
-YNN = REDUCE_FLAG.partition("=")[0]
 
+def broken(monkeypatch, *, total=1.0, last=1.0, batch=1.0):
+    """A backend whose results are off by factors: of the sum, the last row and the last batch."""
+    right = backend._reductions
 
-def broken(monkeypatch, *, total=1.0, last=1.0):
-    """A backend whose results are off by factors: of the sum, and of the last row."""
-
-    def computed(product, rows):
-        norms = (rows**2).sum(axis=1)
-        norms[-1] *= last
-        return (product @ np.full((product.shape[1],) * 2, 3)).sum() * total, norms
+    def computed(product, rows, batches):
+        whole, norms, sums = right(product, rows, batches)
+        return whole * total, norms.at[-1].multiply(last), sums.at[-1].multiply(batch)
 
     monkeypatch.setattr(backend, "_reductions", computed)
 
@@ -47,6 +37,7 @@ def test_a_right_backend_passes(monkeypatch):
         ({"total": float("inf")}, "computes the sum of a matrix product wrongly"),
         ({"total": float("nan")}, "computes the sum of a matrix product wrongly"),
         ({"last": 0.99}, "computes sums over many rows wrongly"),
+        ({"batch": 1e30}, "computes sums over batches of matrix products wrongly"),
         ({"total": 0.5, "last": 0.5}, "a matrix product and sums over many rows wrongly"),
     ],
 )
@@ -57,47 +48,38 @@ def test_a_wrong_result_is_named(monkeypatch, wrong, told):
     assert jaxlib.__version__ in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (None, f"{LEVEL_FLAG} {REDUCE_FLAG}"),
-        ("--xla_dump_to=/x", f"--xla_dump_to=/x {LEVEL_FLAG} {REDUCE_FLAG}"),
-        (f"{YNN}=", f"{YNN}= {LEVEL_FLAG}"),
-        (f"{LEVEL_FLAG[:-1]}3", f"{LEVEL_FLAG[:-1]}3 {REDUCE_FLAG}"),
-        ("/a/file/of/flags", "/a/file/of/flags"),
-    ],
-)
-def test_flags_are_added_to_what_is_given(monkeypatch, given, expected):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    if given is not None:
-        monkeypatch.setenv("XLA_FLAGS", given)
-    for _ in range(2):
-        set_cpu_flags()
-        assert os.environ["XLA_FLAGS"] == expected
+def batched(given):
+    return jnp.sum((given @ jnp.full_like(given, 3)) * given, axis=-1)
+
+
+def test_a_program_for_a_cpu_is_compiled_with_the_options():
+    compiled = jit(batched).best.lower(np.ones((8, 64, 64), np.float32)).compile()
+    assert "ynn" not in compiled.as_text().lower()
 
 
 @pytest.mark.parametrize(
-    ("version", "known"), [("0.10.1", True), ("0.12.4.1", True), ("1.0", False)]
+    "within",
+    [jax.jit, jax.grad, jax.vmap, lambda own: lambda x: jax.jit(lambda: own(np.ones(4)) * x)()],
+    ids=["jit", "grad", "vmap", "a constant"],
 )
-def test_a_flag_that_jaxlib_may_not_know_is_left_out(monkeypatch, version, known):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setattr(jaxlib, "__version__", version)
-    set_cpu_flags()
-    assert (REDUCE_FLAG in os.environ["XLA_FLAGS"]) == known
+def test_a_program_within_another_transformation_is_the_callers(within):
+    given = np.ones((3, 2)) if within is jax.vmap else np.float32(2)
+    doubled = jit(lambda x: 2 * jnp.sum(x))
+    expected = np.asarray(within(lambda x: 2 * jnp.sum(x))(given))
+    np.testing.assert_array_equal(within(doubled)(given), expected)
 
 
-def test_no_flags_beside_an_accelerators_plugin(monkeypatch, tmp_path):
-    plugin = tmp_path / "gpu-1.dist-info"
-    plugin.mkdir()
-    (plugin / "METADATA").write_text("Name: gpu\nVersion: 1\n")
-    (plugin / "entry_points.txt").write_text("[jax_plugins]\ngpu = gpu\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    set_cpu_flags()
-    assert "XLA_FLAGS" not in os.environ
+def test_an_option_that_jaxlib_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setitem(backend.CPU_OPTIONS, "xla_of_another_version", "1")
+    backend._known_options.cache_clear()
+    assert jit(jnp.negative)(1) == -1
+    assert "xla_of_another_version" not in backend._known_options()
+
+
+def test_the_check_compiles_as_it_is_told():
+    compiled = []
+    check_backend(lambda function: compiled.append(function) or jax.jit(function))
+    assert len(compiled) == 1
 
 
 def test_campaigns_run_in_turn_on_a_cpu_only(monkeypatch):

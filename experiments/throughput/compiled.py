@@ -229,7 +229,7 @@ def _step(world: World, gradient: Any, *batch: Any) -> Any:
     network, opt_state = weights.network, jax.eval_shape(adam.init, weights.network)
     network, opt_state = world.like((network, opt_state))
     rows = world.array((world.touched,), jnp.int32)
-    return step.lower(RowState(network, opt_state, table._make(described)), rows, *batch)
+    return step.plain.lower(RowState(network, opt_state, table._make(described)), rows, *batch)
 
 
 def meta_step(world: World) -> Any:
@@ -262,13 +262,13 @@ def customise(world: World) -> Any:
     values = jax.ShapeDtypeStruct((world.own, world.size.width), jnp.float32)
     state = world.like(jax.eval_shape(steps.start, _weights(world).network, values))
     rows, rate = world.array((world.own,), jnp.int32), world.array(())
-    return steps.adapt.lower(*state, rows, world.batch(), rate)
+    return steps.adapt.plain.lower(*state, rows, world.batch(), rate)
 
 
 def customised_rows(world: World) -> Any:
     """The rows of a campaign that is adapted, read from the general table."""
     rows = world.array((world.own,), jnp.int32)
-    return rows_of.lower(world.table(world.size.width), rows)
+    return rows_of.plain.lower(world.table(world.size.width), rows)
 
 
 def score(world: World) -> Any:
@@ -279,7 +279,7 @@ def score(world: World) -> Any:
     arrays = {"network": network, "table": world.table(world.size.width), "campaign": campaign}
     given: Any = NETWORK
     scorer: Any = network_function(given, world.layout)
-    return scorer.lower(arrays, users)
+    return scorer.plain.lower(arrays, users)
 
 
 def score_heads(world: World) -> Any:
@@ -290,7 +290,7 @@ def score_heads(world: World) -> Any:
     heads = world.array((HEADS, NUM_FACTORS))
     arrays = {**weights._asdict(), "heads": heads, "own": {"table": world.table(HEADS)}}
     scorer: Any = head_function(network, world.layout)
-    return scorer.lower(arrays, users)
+    return scorer.plain.lower(arrays, users)
 
 
 #: Name -> the lowered program.

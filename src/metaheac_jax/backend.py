@@ -1,70 +1,109 @@
-"""Checks of jax's backend, settings that suit it, and threads that keep it busy.
+"""Programs that every jaxlib computes correctly, checks of the backend, and threads.
 
-On a CPU, XLA hands reductions to the YNNPACK library. In some versions of jaxlib these reductions
-are wrong or crash. A flag of XLA keeps reductions away from that library.
+On a CPU, XLA hands products and reductions to the YNNPACK library, and in some versions of jaxlib
+the results are wrong. Options of the compiler, which `jit` passes, keep programs from that library.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import entry_points, version
+from contextlib import suppress
+from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from metaheac_jax.errors import BackendError
 
-A = TypeVar("A")
-B = TypeVar("B")
+T = TypeVar("T")
+Item = TypeVar("Item")
 
-_YNN = "--xla_cpu_experimental_ynn_fusion_type"
-#: Keeps reductions on a CPU away from YNNPACK.
-REDUCE_FLAG = f"{_YNN}=-reduce"
-#: Compiles for a CPU at LLVM's optimisation level 1, which is shorter; higher levels do not make a
-#: step faster. The flag would affect a GPU's programs as well.
-LEVEL_FLAG = "--xla_backend_optimization_level=1"
-
-#: The last version of jaxlib that is known to have the flag; an unknown flag aborts the process.
-_LAST_WITH_FLAG = (0, 12)
-
+#: What programs for a CPU are compiled with: YNNPACK gets no part of them, and LLVM optimises at
+#: level 1, which takes less time; higher levels do not make a step faster.
+CPU_OPTIONS: dict[str, str | int] = {
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_backend_optimization_level": 1,
+}
 #: Shapes a little larger than the smallest that show the faults `check_backend` looks for.
-_PRODUCT, _ROWS = (2048, 4), (40_000, 3)
-_RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without flags
+_PRODUCT, _ROWS, _BATCHES = (2048, 4), (40_000, 3), (8, 64, 64)
+_RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without options
+_OUTSIDE = get_opaque_trace_state()  # of jax's transformations
 
 
-def set_cpu_flags() -> None:
-    """Adds `REDUCE_FLAG` and `LEVEL_FLAG` to XLA_FLAGS in the environment.
+class Jitted(Generic[T]):
+    """A compiled function; see `jit`.
 
-    XLA reads the variable when jax initialises its backend, so call this before making the first
-    array. A flag that is already set keeps its value, and a variable that names a file of flags is
-    not changed. If jax has a plugin for an accelerator, which reads the flags too, nothing is added
-    unless JAX_PLATFORMS is cpu.
+    Attributes:
+      plain: the same under `jax.jit` without `CPU_OPTIONS`, such as to compile for other devices.
     """
-    given = os.environ.get("XLA_FLAGS", "").strip()
-    if _accelerator() or (given and not given.startswith("-")):
-        return
-    flags = [LEVEL_FLAG]
-    if tuple(map(int, jaxlib.__version__.split(".")[:2])) <= _LAST_WITH_FLAG:
-        flags.append(REDUCE_FLAG)
-    missing = [flag for flag in flags if flag.partition("=")[0] not in given]
-    os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
+
+    def __init__(self, function: Callable[..., T], **options: Any) -> None:
+        self.plain = jax.jit(function, **options)
+        self._given = function, options
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def best(self) -> jax.stages.Wrapped:
+        """The same with the options that suit jax's default backend."""
+        function, options = self._given
+        if platform() != "cpu":
+            return self.plain
+        return jax.jit(function, compiler_options=_known_options(), **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        """Calls the compiled function."""
+        outside = get_opaque_trace_state() == _OUTSIDE
+        return (self.best if outside else self.plain)(*args, **kwargs)
 
 
-def check_backend() -> None:
+def jit(
+    function: Callable[..., T],
+    *,
+    donate_argnums: int | tuple[int, ...] = (),
+    out_shardings: Any = None,
+) -> Jitted[T]:
+    """Compiles a function as `jax.jit` does, on a CPU with `CPU_OPTIONS`.
+
+    So its results are right without flags of XLA. A transformation of jax around it takes no
+    options: there it is `Jitted.plain`, and `check_backend` tells the caller whether programs
+    without options are right.
+    """
+    options = {} if out_shardings is None else {"out_shardings": out_shardings}
+    return Jitted(function, donate_argnums=donate_argnums, **options)
+
+
+@functools.cache
+def _known_options() -> dict[str, str | int]:
+    """The options of `CPU_OPTIONS` that this version of jaxlib has."""
+    known = {}
+    for name, value in CPU_OPTIONS.items():
+        with suppress(jax.errors.JaxRuntimeError):
+            jax.jit(jnp.negative, compiler_options={name: value})(0)
+            known[name] = value
+    return known
+
+
+def check_backend(jit: Callable[[Callable[..., Any]], Callable[..., Any]] = jit) -> None:
     """Checks jax's default backend for known wrong results; the first call compiles.
+
+    Args:
+      jit: compiles the programs that are checked. Give `jax.jit` if your own program contains one
+        of this package, such as a meta-step.
 
     Raises:
       BackendError: a result is wrong. The message names the version, the fault and the remedy.
     """
-    product, rows = _small_integers(_PRODUCT), _small_integers(_ROWS)
-    total, norms = _reductions(product, rows)
+    product, rows, batches = map(_small_integers, (_PRODUCT, _ROWS, _BATCHES))
+    total, norms, sums = jit(_reductions)(product, rows, batches)
     wrong = []
     # A constant right-hand side is read as if it were stored in memory as a full matrix.
     if not np.allclose(total, 3 * _PRODUCT[1] * product.sum(), rtol=1e-3):
@@ -72,11 +111,13 @@ def check_backend() -> None:
     # https://github.com/jax-ml/jax/issues/39103: rows are mistaken for other rows.
     if not np.allclose(norms, (rows**2).sum(axis=1), rtol=1e-3):
         wrong.append("sums over many rows")
+    if not np.allclose(sums, 3 * batches.sum(axis=-1) ** 2, rtol=1e-3):
+        wrong.append("sums over batches of matrix products")
     if wrong:
         backend, version = jax.default_backend(), jaxlib.version.__version__
         remedy = f"install jax and jaxlib {_RIGHT_VERSION}"
-        if backend == "cpu" and REDUCE_FLAG not in os.environ.get("XLA_FLAGS", ""):
-            remedy = f"set XLA_FLAGS={REDUCE_FLAG} before the program starts, or {remedy}"
+        if backend == "cpu":
+            remedy = f"give jax.jit the compiler_options {_known_options()}, or {remedy}"
         what = " and ".join(wrong)
         raise BackendError(f"jaxlib {version} computes {what} wrongly on {backend}: {remedy}")
 
@@ -102,25 +143,19 @@ def campaigns_at_once(most: int) -> int:
     return 1 if platform() == "cpu" else most
 
 
-@jax.jit
-def _reductions(product: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The results that `check_backend` compares with numpy's: () and (rows,)."""
+def _reductions(
+    product: jax.Array, rows: jax.Array, batches: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The results that `check_backend` compares with numpy's: (), (rows,) and (batches, rows)."""
     total = jnp.sum(product @ jnp.full((_PRODUCT[1], _PRODUCT[1]), 3, product.dtype))
     matrix = jnp.eye(_ROWS[1], dtype=rows.dtype)
-    return total, jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))(rows)
+    norms = jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))(rows)
+    return total, norms, jnp.sum((batches @ jnp.full_like(batches, 3)) * batches, axis=-1)
 
 
-def _small_integers(shape: tuple[int, int]) -> np.ndarray:
+def _small_integers(shape: tuple[int, ...]) -> np.ndarray:
     """An array of the integers 1 to 7, which are exact in any precision that products use."""
-    return (np.arange(shape[0] * shape[1]).reshape(shape) % 7 + 1).astype(np.float32)
-
-
-def _accelerator() -> bool:
-    """Whether jax would look for an accelerator; checks as jax does, but imports no plugin."""
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return False
-    modules = find_spec("jax_plugins") or find_spec("libtpu")
-    return modules is not None or bool(entry_points(group="jax_plugins"))
+    return (np.arange(np.prod(shape)).reshape(shape) % 7 + 1).astype(np.float32)
 
 
 def at_a_time() -> int:
@@ -141,7 +176,9 @@ def drawing_threads() -> int:
     return 1 if jax.default_backend() == "cpu" else min(4, num_cores())
 
 
-def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
+def in_threads(
+    function: Callable[[Item], T], items: Iterable[Item], *, num_threads: int
+) -> Generator[T]:
     """The results for all items in order, like `map`; each is computed in one of the threads.
 
     Up to 2 ``num_threads`` items are begun or queued ahead of the requested one. When the generator
@@ -150,7 +187,7 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: i
     names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
     x64, precision, device = (getattr(jax.config, name) for name in names)
 
-    def call(item: A) -> B:
+    def call(item: Item) -> T:
         # A thread does not inherit settings that its caller has made for a ``with`` block.
         with (
             jax.enable_x64(x64),
@@ -159,7 +196,7 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: i
         ):
             return function(item)
 
-    ahead = deque[Future[B]]()
+    ahead = deque[Future[T]]()
     with ThreadPoolExecutor(num_threads, "metaheac") as threads:
         try:
             for item in items:

@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from metaheac_jax.backend import jit
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
@@ -71,7 +72,7 @@ def initialise(
     user = jnp.zeros((1, layout.num_user_fields, width))
     campaign = jnp.zeros((layout.num_campaign_fields, width))
     table = jax.random.normal(table_key, (num_rows, width))
-    return Weights(jax.jit(network.init)(network_key, user, campaign), table)
+    return Weights(jit(network.init)(network_key, user, campaign), table)
 
 
 #: Scores users for one campaign: (P, S) table rows -> (P,), higher for more likely converts.

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import polars as pl
 
-from metaheac_jax.backend import set_cpu_flags
+from metaheac_jax.backend import CPU_OPTIONS
 from metaheac_jax.cli.main import main
 from metaheac_jax.schema import Field, Schema
 from metaheac_jax.training import loop
@@ -167,8 +167,8 @@ def begin(error, compiled):
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    set_cpu_flags()
     jax.config.update("jax_disable_most_optimizations", True)
+    CPU_OPTIONS["xla_backend_optimization_level"] = 0
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

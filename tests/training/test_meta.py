@@ -168,7 +168,7 @@ def test_weakly_typed_parameters_and_those_on_a_device_compile_once(params):
     state = init(params)
     for _ in range(3):
         state, _ = step(state, support, query)
-    assert step._cache_size() == 1
+    assert step.best._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])

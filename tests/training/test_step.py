@@ -62,7 +62,7 @@ def test_a_step_is_compiled_once_wherever_the_parameters_are_put(committed):
     state = init(network, table)
     for _ in range(3):
         state, _ = step(state, rows, *local)
-    assert step._cache_size() == 1
+    assert step.best._cache_size() == 1
 
 
 def test_the_optimiser_receives_the_loss():
@@ -110,7 +110,7 @@ def test_a_step_reuses_the_memory_of_its_state(meta):
     batches = sides if meta else unstacked(sides[0])[:1]
     rows, local = localised(256, *batches, rows=tall)
     state = jax.eval_shape(init, network, jax.ShapeDtypeStruct((tall, WIDTH), table.dtype))
-    memory = step.lower(state, rows, *local).compile().memory_analysis()
+    memory = step.plain.lower(state, rows, *local).compile().memory_analysis()
     column = 4 * tall
     assert memory.alias_size_in_bytes >= (3 * WIDTH + 1) * column
     assert memory.temp_size_in_bytes < column

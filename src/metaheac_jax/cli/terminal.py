@@ -211,10 +211,9 @@ def _run(main: Callable[[O], object], start: Callable[[O], None] | None, chosen:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 
-    from metaheac_jax.backend import check_backend, set_cpu_flags
+    from metaheac_jax.backend import check_backend
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs errors that it raises
-    set_cpu_flags()
     try:
         if start is not None:
             start(chosen)

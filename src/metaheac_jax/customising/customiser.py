@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from metaheac_jax.backend import in_threads
+from metaheac_jax.backend import in_threads, jit
 from metaheac_jax.customising.sizes import GrowingSize, usual_size
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.errors import Diverged
@@ -191,25 +191,25 @@ class AdaptingSteps:
         def stacked(state: RowState) -> RowState:
             return jax.tree.map(lambda leaf: leaf[None], state)
 
-        @jax.jit
+        @jit
         def start(network: Any, values: Array) -> RowState:
             return stacked(row(0).init(network, values))
 
         # Only the table is donated: to write the network's moments in place, XLA would copy them.
-        @partial(jax.jit, donate_argnums=2)
+        @partial(jit, donate_argnums=2)
         def adapt(
             network: Any, opt_state: Any, table: TableState, rows: Array, batch: Batch, rate: Array
         ) -> RowState:
             state = one(RowState(network, opt_state, table))
             return stacked(row(rate).step(state, rows, batch)[0])
 
-        @jax.jit
+        @jit
         def current(state: RowState, rate: Array) -> dict[str, Any]:
             state = one(state)
             return {"network": state.network, "table": table_adam(rate).flush(state.table).table}
 
         self.start, self.current = start, current
-        self.summed_loss = jax.jit(build_loss(network, layout, reduction="sum"))
+        self.summed_loss = jit(build_loss(network, layout, reduction="sum"))
         self.adapt = adapt
 
 
@@ -225,7 +225,7 @@ def _cut(adapted: AdaptedWeights, num_rows: int) -> AdaptedWeights:
     return adapted._replace(rows=adapted.rows[:size], values=jax.device_put(values))
 
 
-@jax.jit
+@jit
 def _finite(model: Any) -> Array:
     """Whether all weights are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(model)]).all()

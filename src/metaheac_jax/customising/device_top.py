@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metaheac_jax.backend import jit
+
 #: The rank of padding, which is behind all users.
 PADDING = np.iinfo(np.int32).max
 
@@ -82,7 +84,7 @@ def best_users(
     return Best(scores, ranks, np.any(wrong, axis=0))
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(jit, donate_argnums=0)
 def _joined(best: Best, scores: Array, ranks: Array, able: Array) -> Best:
     """The best of those so far and of a chunk with (C, P) scores."""
     wrong = best.wrong | (jnp.isnan(scores) & (ranks != PADDING)).any(axis=1)

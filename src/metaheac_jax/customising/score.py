@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.backend import at_a_time, in_threads, platform
+from metaheac_jax.backend import at_a_time, in_threads, jit, platform
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import ComputedRows, UserRows
 from metaheac_jax.data.history import Hidden
@@ -271,7 +271,7 @@ def network_function(network: Network, layout: Layout, lengths: Lengths | None =
         inputs = layout.inputs(arrays["table"], Ids(users, arrays["campaign"]))
         return network.apply(arrays["network"], *inputs).log_odds[:, None]
 
-    return jax.jit(score)
+    return jit(score)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
@@ -288,7 +288,7 @@ def head_function(network: HeadNetwork, layout: Layout, lengths: Lengths | None 
             return log_odds
         return log_odds + layout.summed(own["table"], users, mean=network.averages)
 
-    return jax.jit(score)
+    return jit(score)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
@@ -298,7 +298,7 @@ def _summed(functions: tuple[Function, ...], shares: tuple[float, ...]) -> Funct
         # No matrix product, which accelerators round.
         return sum((s * own for s, own in zip(shares, each, strict=True)), jnp.zeros(()))
 
-    return jax.jit(score)
+    return jit(score)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
@@ -307,7 +307,7 @@ def _beside(functions: tuple[Function, ...]) -> Function:
         each = [own(arrays[str(n)], users) for n, own in enumerate(functions)]
         return jnp.concatenate(each, axis=1)[:, arrays["order"]]
 
-    return jax.jit(score)
+    return jit(score)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
@@ -315,7 +315,7 @@ def _hiding(function: Function, schema: Any) -> Function:
     def score(arrays: dict[str, Any], users: Array) -> Array:
         return function(arrays["scorer"], Hidden(schema, arrays["hidden"])(users))
 
-    return jax.jit(score)
+    return jit(score)
 
 
 def _with_rows(table: Array, adapted: AdaptedWeights) -> Array:
@@ -325,7 +325,7 @@ def _with_rows(table: Array, adapted: AdaptedWeights) -> Array:
     return pinned(_replaced(table, adapted.rows, adapted.values))
 
 
-@jax.jit
+@jit
 def _replaced(table: Array, rows: Array, values: Array) -> Array:
     return table.at[rows].set(values, mode="drop")
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from jax import export as jax_export
 from pyarrow import types
 
-from metaheac_jax.backend import check_backend, set_cpu_flags
+from metaheac_jax.backend import check_backend, jit
 from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, Export, read_export
 from metaheac_jax.engines.top_users import BLOCK
 from metaheac_jax.errors import InputError
@@ -55,7 +55,6 @@ def scorer_of_worker(export: Export) -> ArrowScorer:
     """
     if "OMP_NUM_THREADS" in os.environ:
         os.environ.setdefault("NPROC", os.environ["OMP_NUM_THREADS"])
-    set_cpu_flags()
     check_backend()
     return ArrowScorer(export)
 
@@ -90,7 +89,7 @@ class ArrowScorer:
             raise InputError(
                 f"export: jax {jax.__version__} cannot read a program of jax {made}; {REMEDY}"
             ) from error
-        self._program = jax.jit(program.call)
+        self._program = jit(program.call)
         with np.load(io.BytesIO(export.files[WEIGHTS]), allow_pickle=False) as weights:
             self._weights = jax.device_put(dict(weights))
 

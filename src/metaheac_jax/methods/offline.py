@@ -13,6 +13,7 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from metaheac_jax.backend import jit
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.methods.config import GradientConfig
@@ -96,7 +97,7 @@ def untrained(
     )
     places: Any = Weights(*map(placement.sharding, (EVERYWHERE, BY_ROW)))  # pyrefly: ignore
     key = jax.random.key(run.seed) if key is None else key
-    network, table = jax.jit(start, out_shardings=places)(key)
+    network, table = jit(start, out_shardings=places)(key)
     # Within the jitted function, the scale would be merged with others and round differently.
     return Weights(network, config.table_scale * table)
 
@@ -154,7 +155,7 @@ def train_rows(
 
     # Of a judged state only the values are needed, without the moments.
     absent = cast(Any, None)
-    values = jax.jit(
+    values = jit(
         lambda table: TableState(table_optimizer.flush(table).table, absent, absent),
         out_shardings=placement.sharding(BY_ROW),
     )

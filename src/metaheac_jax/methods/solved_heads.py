@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metaheac_jax.backend import jit
 from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
@@ -188,12 +189,12 @@ class Solver:
         layout: where the users' fields lie.
         """
         self._layout = layout
-        self._tower = jax.jit(
+        self._tower = jit(
             lambda network, table, users: jnp.column_stack(
                 _of_users({"network": network, "table": table}, layout, users)
             )
         )
-        self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
+        self._solve = jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
 
     def __call__(self, weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
         """Solves a campaign's head, and its value weights, which have this penalty.

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 from scipy.sparse import csr_matrix
 
+from metaheac_jax.backend import jit
 from metaheac_jax.customising.score import PROGRAMS_KEPT, over_users
 from metaheac_jax.data.coordinates import campaign_coordinates, value_coordinates
 from metaheac_jax.data.dataset import Dataset, UserRows
@@ -120,7 +121,7 @@ def factors_of(
 
 @lru_cache(PROGRAMS_KEPT)
 def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
-    @jax.jit
+    @jit
     def factors(params: dict[str, Array], table: Array, users: Array) -> Array:
         return network.offset_and_factors(params, layout.users(table, users))[1]
 

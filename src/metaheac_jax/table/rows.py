@@ -20,6 +20,8 @@ from jax import Array
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Sharding
 
+from metaheac_jax.backend import jit
+
 Tree = TypeVar("Tree")
 
 
@@ -46,7 +48,7 @@ def pinned(table: Array) -> Array:
     return jax.device_put(table, place)
 
 
-@jax.jit
+@jit
 def rows_of(table: Array, rows: Any) -> Array:
     """(R, k) table and (...,) rows -> (..., k), zero for the pad id R."""
     return table.at[rows].get(mode="fill", fill_value=0)

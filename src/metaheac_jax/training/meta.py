@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.backend import campaigns_at_once, jit
 from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput, Masked
 
 T = TypeVar("T")
@@ -324,10 +324,10 @@ def build_meta_step(
         params = optax.apply_updates(state.params, updates)
         return MetaState(params, opt_state, info.model_state), info._replace(model_state=None)
 
-    return MetaStep(init, jax.jit(step, donate_argnums=0))
+    return MetaStep(init, jit(step, donate_argnums=0))
 
 
-@jax.jit
+@jit
 def owned(state: T) -> T:
     """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
 

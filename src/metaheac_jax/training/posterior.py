@@ -24,6 +24,8 @@ from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
+from metaheac_jax.backend import jit
+
 #: Variance of a campaign's intercept.
 _INTERCEPT_VARIANCE = 100.0
 #: Step lengths along Newton's direction, of which the best is taken.
@@ -114,7 +116,7 @@ def _with_intercept(covariance: np.ndarray) -> np.ndarray:
     return precision
 
 
-@jax.jit
+@jit
 def _advance(
     features: Array,
     label: Array,
@@ -202,7 +204,7 @@ def learn_prior(
     return Learned(prior, targets[:, :-1])
 
 
-@jax.jit
+@jit
 def _posteriors(
     hessians: Array, linear: Array, mean: Array, precision: Array
 ) -> tuple[Array, Array]:

@@ -34,6 +34,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
+from metaheac_jax.backend import jit
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.table.adam import TableState
@@ -225,4 +226,4 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
         return jax.lax.psum(array.at[own].get(mode="fill", fill_value=0), ROW)
 
     specs = {"in_specs": (BY_ROW, EVERYWHERE), "out_specs": EVERYWHERE}
-    return jax.jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))
+    return jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))

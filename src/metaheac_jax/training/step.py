@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metaheac_jax.backend import platform
+from metaheac_jax.backend import jit, platform
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
 from metaheac_jax.training.meta import owned
@@ -140,7 +140,7 @@ def build_row_step(
         gradient, agreed = _summed(gradient, placement, reduction), _finite_on_all_rows
     row = _row_step(gradient, optimizer, table_optimizer, checked, agreed)
     if placement is None:
-        return RowStep(jax.jit(begin), jax.jit(row, donate_argnums=0))
+        return RowStep(jit(begin), jit(row, donate_argnums=0))
 
     def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
         rows = jnp.where(rows < placement.num_rows, rows, -1)
@@ -162,7 +162,7 @@ def build_row_step(
     def begin_padded(network: Any, table: Array) -> RowState:
         return begin(network, jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0))))
 
-    begin_on_mesh = jax.jit(begin_padded, out_shardings=places)
+    begin_on_mesh = jit(begin_padded, out_shardings=places)
 
     def init(network: Any, table: Array) -> RowState:
         placement.check_memory(table.shape[1])
@@ -171,7 +171,7 @@ def build_row_step(
             table.delete()  # it is as large as a device may hold
         return made
 
-    step = jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
+    step = jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
 
     def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
         # On CPUs, messages of two concurrent computations may arrive in another order.
