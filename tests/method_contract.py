@@ -11,7 +11,7 @@ import metaheac_jax as mh
 from metaheac_jax.customising.score import joint_program
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
-from metaheac_jax.methods.general_models import steps_of
+from metaheac_jax.methods.fitting import steps_of
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.schema import Schema
 

@@ -24,7 +24,7 @@ from metaheac_jax.methods import (
 )
 from metaheac_jax.methods.method import lengthened
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
-from metaheac_jax.methods.solved_heads import solved_gradient
+from metaheac_jax.methods.solved_head import solved_gradient
 from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows

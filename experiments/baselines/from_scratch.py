@@ -13,9 +13,9 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Method, Run, Trained, register
 from metaheac_jax.methods.config import within
-from metaheac_jax.methods.fine_tuning import FineTuningConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import train_plain, untrained
+from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
 from metaheac_jax.model import State, Weights
 from metaheac_jax.networks import MLP, Network, User
 

@@ -17,9 +17,9 @@ from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Run, Trained, register
-from metaheac_jax.methods.fine_tuning import FineTuningConfig, fine_tune
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
+from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
 from metaheac_jax.model import State, Weights
 from metaheac_jax.networks import Output, User
 from metaheac_jax.training.losses import build_loss

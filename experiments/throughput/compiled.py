@@ -35,7 +35,7 @@ from metaheac_jax.customising.score import ACCELERATOR_CHUNK, head_function, net
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import OFFICIAL
-from metaheac_jax.methods.solved_heads import NUM_FACTORS, SolvedHead
+from metaheac_jax.methods.solved_head import NUM_FACTORS, SolvedHead
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Ids, Layout

@@ -19,7 +19,7 @@ from experiments.throughput.steps import NETWORK, untrained
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import OFFICIAL
-from metaheac_jax.methods.fine_tuning import meta_gradient
+from metaheac_jax.methods.metaheac import meta_gradient
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.training.loop import Training, train
 from metaheac_jax.training.step import build_row_step

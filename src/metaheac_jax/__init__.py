@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from metaheac_jax.errors import Busy as Busy
     from metaheac_jax.errors import Diverged as Diverged
     from metaheac_jax.errors import InputError as InputError
-    from metaheac_jax.methods.general_models import customise as customise
-    from metaheac_jax.methods.general_models import fit as fit
+    from metaheac_jax.methods.fitting import customise as customise
+    from metaheac_jax.methods.fitting import fit as fit
     from metaheac_jax.model import Customised as Customised
     from metaheac_jax.model import General as General
     from metaheac_jax.model import load as load
@@ -52,7 +52,7 @@ _MODULES = {
     "data.storage": ("open_dataset",),
     "engines.exporting": ("export_scorer",),
     "errors": ("BackendError", "Busy", "Diverged", "InputError"),
-    "methods.general_models": ("customise", "fit"),
+    "methods.fitting": ("customise", "fit"),
     "model": ("Customised", "General", "load", "save"),
     "training.sharding": ("device_mesh",),
 }

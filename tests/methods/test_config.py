@@ -6,7 +6,7 @@ import pytest
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, OFFICIAL, PAPER, EnsembleConfig, configured, method_of
-from metaheac_jax.methods.fine_tuning import meta_gradient
+from metaheac_jax.methods.metaheac import meta_gradient
 
 #: The authors' program and the paper (section 4.1), where they differ.
 DIFFERENT = {
@@ -124,5 +124,5 @@ def general():
 @pytest.mark.parametrize(("rate", "steps"), [(0.0, 0), (0.02, 1)])
 def test_an_inner_step_of_no_length_is_left_out(monkeypatch, rate, steps):
     build = lambda loss, **options: options["inner_steps"]  # noqa: E731
-    monkeypatch.setattr("metaheac_jax.methods.fine_tuning.build_meta_gradient", build)
+    monkeypatch.setattr("metaheac_jax.methods.metaheac.build_meta_gradient", build)
     assert meta_gradient(None, None, "sum", rate) == steps

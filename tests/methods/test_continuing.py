@@ -10,7 +10,7 @@ from toy import check_data, dataset, tiny
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Run, customise, fit
-from metaheac_jax.methods.general_models import steps_of
+from metaheac_jax.methods.fitting import steps_of
 from metaheac_jax.methods.offline import untrained
 from metaheac_jax.model import load, save
 from metaheac_jax.networks import MLP

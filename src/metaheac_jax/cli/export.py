@@ -37,7 +37,7 @@ def main(options: Options) -> None:
     from metaheac_jax.engines.export_files import MANIFEST
     from metaheac_jax.engines.exporting import PLATFORMS, export_scorer
     from metaheac_jax.files import locked
-    from metaheac_jax.methods.general_models import customise
+    from metaheac_jax.methods.fitting import customise
     from metaheac_jax.model import load
 
     if bool(options.campaign) == options.all_new:

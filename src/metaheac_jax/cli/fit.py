@@ -66,7 +66,7 @@ def main(options: Options) -> None:
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.files import locked
     from metaheac_jax.methods import configured, method_of
-    from metaheac_jax.methods.general_models import fit
+    from metaheac_jax.methods.fitting import fit
     from metaheac_jax.model import MANIFEST, load, save
     from metaheac_jax.processes import from_first, is_first
     from metaheac_jax.training.sharding import device_mesh, parse_mesh

@@ -1,20 +1,14 @@
 """Methods: each trains a general model on many campaigns and customises it to new ones."""
 
 from metaheac_jax.methods.config import Config
-from metaheac_jax.methods.ensembling import EnsembleConfig, EnsembleMethod
-from metaheac_jax.methods.fine_tuning import (
-    OFFICIAL,
-    PAPER,
-    MetaHeacConfig,
-    MetaHeacMethod,
-    PretrainedMLP,
-    WithoutMeta,
-)
-from metaheac_jax.methods.general_models import configured, customise, fit
+from metaheac_jax.methods.ensemble import EnsembleConfig, EnsembleMethod
+from metaheac_jax.methods.fitting import configured, customise, fit
 from metaheac_jax.methods.learned_prior import LearnedPrior, LearnedPriorConfig
 from metaheac_jax.methods.logistic_regression import LogisticRegression
+from metaheac_jax.methods.metaheac import OFFICIAL, PAPER, MetaHeacConfig, MetaHeacMethod
 from metaheac_jax.methods.method import METHODS, Method, Run, Trained, method_of, register
-from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
+from metaheac_jax.methods.pretraining import PretrainedMLP, WithoutMeta
+from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
 
 __all__ = [
     "METHODS",

@@ -25,7 +25,7 @@ from metaheac_jax.methods import (
     Run,
     Trained,
     configured,
-    solved_heads,
+    solved_head,
 )
 from metaheac_jax.methods.offline import campaign_sampler, untrained
 from metaheac_jax.networks import MLP, MetaHeac
@@ -164,9 +164,9 @@ def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
     def noted(_, *, first_order=False):
         asked.append(first_order)
 
-    for module in (adapting, solved_heads):
+    for module in (adapting, solved_head):
         monkeypatch.setattr(module, "solved_gradient", noted)
-    monkeypatch.setattr(solved_heads, "train_on_campaigns", lambda *_, **__: Trained({}))
+    monkeypatch.setattr(solved_head, "train_on_campaigns", lambda *_, **__: Trained({}))
     data = dataset(users=120, campaigns=4, per_campaign=40, pool=20)
     for name in ("solved-constant", "solved-head"):
         mh.fit(data, configured(name, CONFIG))

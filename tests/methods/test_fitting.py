@@ -12,11 +12,11 @@ from toy import dataset, tiny
 import metaheac_jax as mh
 from metaheac_jax.customising.score import PROGRAMS_KEPT, network_function
 from metaheac_jax.errors import Busy, Diverged, InputError
-from metaheac_jax.methods import Method, Trained, configured, fine_tuning, register
-from metaheac_jax.methods import general_models as module
+from metaheac_jax.methods import Method, Trained, configured, pretraining, register
+from metaheac_jax.methods import fitting as module
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.methods.solved_heads import compiled_solver
+from metaheac_jax.methods.solved_head import compiled_solver
 from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import device_mesh
@@ -89,7 +89,7 @@ def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
     """A command is typed on every machine; with another option it would hang, or mix results."""
     method, mesh = tiny("mlp-pretraining", offline_patience=None), device_mesh()
     told = {}
-    monkeypatch.setattr("metaheac_jax.methods.general_models.check_same", told.__setitem__)
+    monkeypatch.setattr("metaheac_jax.methods.fitting.check_same", told.__setitem__)
 
     def work(method=method, **options):
         told.clear()
@@ -216,7 +216,7 @@ def test_a_start_without_the_state_of_its_optimiser_is_refused():
     "build",
     [
         lambda layout: network_function(MLP(), layout),
-        lambda layout: fine_tuning._compiled_customiser(MLP(), layout, 8),
+        lambda layout: pretraining._compiled_customiser(MLP(), layout, 8),
         compiled_solver,
     ],
 )

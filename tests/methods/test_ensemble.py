@@ -8,9 +8,9 @@ import pytest
 from toy import dataset, tiny, with_shares
 
 from metaheac_jax.customising.score import joint_program
-from metaheac_jax.methods import Run, customise, ensembling, fit
-from metaheac_jax.methods.ensembling import best_shares
-from metaheac_jax.methods.general_models import steps_of
+from metaheac_jax.methods import Run, customise, ensemble, fit
+from metaheac_jax.methods.ensemble import best_shares
+from metaheac_jax.methods.fitting import steps_of
 from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.model import on_device
 
@@ -140,10 +140,10 @@ def halves_of(*noise):
 
 def test_shares_are_those_of_the_true_log_odds(monkeypatch):
     """Of independent normal members, they are the inverse variances."""
-    monkeypatch.setattr(ensembling, "_VARIANCE", 1e3)
+    monkeypatch.setattr(ensemble, "_VARIANCE", 1e3)
     np.testing.assert_allclose(best_shares(*halves_of(1, 1, 2)), [1, 1, 1 / 4], atol=0.06)
 
 
 def test_the_prior_draws_shares_to_equal_ones(monkeypatch):
-    monkeypatch.setattr(ensembling, "_VARIANCE", 1e-9)
+    monkeypatch.setattr(ensemble, "_VARIANCE", 1e-9)
     np.testing.assert_allclose(best_shares(*halves_of(1, 3)), [0.5, 0.5], atol=1e-3)

@@ -22,7 +22,7 @@ from metaheac_jax.methods import (
     fit,
     offline,
 )
-from metaheac_jax.methods.general_models import steps_of
+from metaheac_jax.methods.fitting import steps_of
 from metaheac_jax.networks import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.training.loop import Quality

@@ -14,7 +14,7 @@ from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Run, SolvedHeadMethod, customise, fit
-from metaheac_jax.methods.solved_heads import SolvedHead, solved_gradient
+from metaheac_jax.methods.solved_head import SolvedHead, solved_gradient
 from metaheac_jax.model import initialise
 from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.newton import solve_logistic

@@ -31,7 +31,7 @@ from metaheac_jax.methods.held_out_campaigns import (
 from metaheac_jax.methods.learned_prior import LearnedPrior, LearnedPriorConfig
 from metaheac_jax.methods.logistic_regression import LogisticRegression, RegressionConfig
 from metaheac_jax.methods.method import GradientMethod, Run, Trained, register
-from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
+from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.progress import prefixed
 from metaheac_jax.training.posterior import Examples, Gaussian, posterior_mode

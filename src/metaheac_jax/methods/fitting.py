@@ -21,8 +21,8 @@ from metaheac_jax.data.history import Hidden, limited
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.config import Config
-from metaheac_jax.methods.fine_tuning import OFFICIAL, PAPER, MetaHeacConfig
 from metaheac_jax.methods.held_out_campaigns import halve, hold_out_campaigns, judge_state
+from metaheac_jax.methods.metaheac import OFFICIAL, PAPER, MetaHeacConfig
 from metaheac_jax.methods.method import (
     METHODS,
     GradientMethod,
