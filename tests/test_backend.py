@@ -48,13 +48,13 @@ def test_a_wrong_result_is_named(monkeypatch, wrong, told):
     assert jaxlib.__version__ in str(caught.value)
 
 
-def batched(given):
-    return jnp.sum((given @ jnp.full_like(given, 3)) * given, axis=-1)
-
-
-def test_a_program_for_a_cpu_is_compiled_with_the_options():
-    compiled = jit(batched).best.lower(np.ones((8, 64, 64), np.float32)).compile()
-    assert "ynn" not in compiled.as_text().lower()
+def test_a_program_for_a_cpu_is_compiled_with_the_options(monkeypatch):
+    wrong = {**backend.CPU_OPTIONS, "xla_cpu_experimental_ynn_fusion_type": "no type"}
+    monkeypatch.setattr(backend, "_known_options", lambda: wrong)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no type"):
+        jit(jnp.negative)(1)
+    monkeypatch.setattr(backend, "platform", lambda: "gpu")
+    assert jit(jnp.negative)(1) == -1
 
 
 @pytest.mark.parametrize(
