@@ -14,10 +14,10 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import LogisticRegression, Run, register
 from metaheac_jax.model import State
 from metaheac_jax.progress import silent
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import value_counts
 
 _FOLDS = 5

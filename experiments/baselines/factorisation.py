@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Split
-from metaheac_jax.data.regression import fit_regression
+from metaheac_jax.solvers.regression import fit_regression
 
 #: Rank and penalty were chosen on held-out training movies of the first split of MovieLens-1M.
 _RANK, _PENALTY, _ROUNDS = 4, 10.0, 15

@@ -27,7 +27,6 @@ from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import (
     Config,
@@ -45,6 +44,7 @@ from metaheac_jax.methods.held_out_campaigns import halve, judge_state
 from metaheac_jax.methods.method import lengthened
 from metaheac_jax.model import Scorer, State, on_device
 from metaheac_jax.progress import silent
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import value_counts
 
 #: Customises a general model to campaigns.

@@ -28,7 +28,7 @@ from metaheac_jax.files import locked
 from metaheac_jax.methods.learned_prior import Prior
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema
-from metaheac_jax.training.posterior import Examples, learn_prior, posterior_mode
+from metaheac_jax.solvers.posterior import Examples, learn_prior, posterior_mode
 
 
 @dataclass(frozen=True, kw_only=True)

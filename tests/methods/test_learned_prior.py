@@ -14,8 +14,8 @@ from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_corre
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import lengthened
 from metaheac_jax.methods.user_features import factors_of
+from metaheac_jax.solvers.posterior import Examples, Gaussian, Learned, learn_prior
 from metaheac_jax.training.loop import Quality
-from metaheac_jax.training.posterior import Examples, Gaussian, Learned, learn_prior
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
 TRAIN, NEW = np.arange(20), np.arange(20, 26)

@@ -7,9 +7,9 @@ import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.data.list_lengths import with_lengths
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import configured, customise, fit
 from metaheac_jax.methods.logistic_regression import Linear
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.layout import Ids
 from metaheac_jax.table.sparse import value_counts
 

@@ -10,14 +10,14 @@ from toy import aucs, dataset
 
 from metaheac_jax.customising.score import joint_program
 from metaheac_jax.data.list_lengths import with_lengths
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Run, SolvedHeadMethod, customise, fit
 from metaheac_jax.methods.solved_head import SolvedHead, solved_gradient
 from metaheac_jax.model import initialise
+from metaheac_jax.solvers.newton import solve_logistic
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import full_lists
-from metaheac_jax.training.newton import solve_logistic
 
 DATA = dataset(tastes=2, campaigns=16)
 TRAIN, NEW = np.arange(12), np.arange(12, 16)

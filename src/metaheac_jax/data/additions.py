@@ -16,7 +16,7 @@ from metaheac_jax.data.campaign import UserIds, draw_by_id
 from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField, mapped
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
-from metaheac_jax.data.regression import leave_out_shown
+from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import open_dataset, write_columns
 from metaheac_jax.data.table_file import Table, as_id_texts, id_array
 from metaheac_jax.errors import InputError

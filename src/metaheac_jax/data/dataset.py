@@ -120,7 +120,7 @@ class Dataset:
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds for training and customising.
       stage2: the pool on which an expanded audience is evaluated.
-      left_out: users of audiences who did not convert and are in no stage; see `data.regression`.
+      left_out: users of audiences who did not convert and are in no stage; see `data.shown`.
       sensitive: sensitive fields by name; they are in neither the schema nor the vocabulary.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.

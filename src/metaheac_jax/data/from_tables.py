@@ -27,7 +27,7 @@ import polars as pl
 from metaheac_jax.data.campaign import Examples, UserIds, group_by_campaign
 from metaheac_jax.data.columns import encode, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.regression import leave_out_shown
+from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
 from metaheac_jax.data.table_file import ENDINGS, Table, as_id_texts, id_array, is_table
 from metaheac_jax.errors import InputError

@@ -34,7 +34,7 @@ from metaheac_jax.methods.method import GradientMethod, Run, Trained, register
 from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.progress import prefixed
-from metaheac_jax.training.posterior import Examples, Gaussian, posterior_mode
+from metaheac_jax.solvers.posterior import Examples, Gaussian, posterior_mode
 
 #: Prior variance of a share. It decides between few held-out seeds and equal shares.
 _VARIANCE = 0.005

@@ -3,7 +3,7 @@
     user features -> prior -> posterior of a campaign
 
 The features (`methods.user_features`) need no labels. The weights of a campaign have a Gaussian
-prior, whose mean and covariance are learned from the training campaigns (`training.posterior`), and
+prior, whose mean and covariance are learned from the training campaigns (`solvers.posterior`), and
 whose mean moves towards the weights of training campaigns with the same attributes. Features that
 are linear in values miss what only combinations of values show. So the directions of users in which
 campaigns differ most are learned too, and the products of each two of them are further features.
@@ -51,7 +51,7 @@ from metaheac_jax.methods.user_features import (
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.ranking import auc
-from metaheac_jax.training.posterior import (
+from metaheac_jax.solvers.posterior import (
     Examples,
     Gaussian,
     Learned,

@@ -20,7 +20,6 @@ from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import Config, within
 from metaheac_jax.methods.method import (
     Method,
@@ -32,6 +31,7 @@ from metaheac_jax.methods.method import (
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.networks import HeadNetwork, User
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.sparse import value_counts
 

@@ -34,7 +34,6 @@ from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadSco
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import GradientConfig, within
 from metaheac_jax.methods.method import (
     NetworkMethod,
@@ -47,13 +46,14 @@ from metaheac_jax.methods.method import (
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.networks import HeadNetwork, User, dense, hidden_layers, sigmoid_output
+from metaheac_jax.solvers.newton import solve_logistic
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.rows import rows_of, select_rows
 from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.losses import output_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
 
 _ONLINE_STEPS = 20  # steps of Newton's method

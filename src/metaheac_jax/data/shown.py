@@ -1,9 +1,6 @@
-"""Logistic regression, and the share of users who were shown an audience that it tells.
+"""Which users who were shown an audience and did not convert become non-seeds.
 
-The regression has an L2 penalty, so its minimum is unique.
-
-How many of the users who were shown an audience and did not convert become non-seeds: the
-other examples of a campaign are seeds and users of the pool, so in them the odds of being a
+The other examples of a campaign are seeds and users of the pool, so in them the odds of being a
 seed are a user's relative rate of converting times the number of seeds per non-seed. Among users
 who were shown an audience they are the odds of converting, which are far lower where few users
 convert. If all of them became non-seeds, users like those in an audience would sink below users who
@@ -11,14 +8,13 @@ were never shown the campaign. So a random part of those who did not convert bec
 large that both samples agree on how many convert (King and Zeng, "Logistic regression in rare
 events data", 2001, on the odds of such samples). The others are in no stage.
 
-Axes: P examples, R features, F users of a campaign's audiences, n other examples of the campaign.
+Axes: F users of a campaign's audiences, n other examples of the campaign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -26,6 +22,7 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import value_counts
 
 _FOLDS = 5  # parts of the other examples, each scored by a regression on the rest
@@ -33,43 +30,6 @@ _PENALTY = 30.0  # of this regression
 _LEAST = 10  # seeds, and non-seeds, among the other examples; with fewer there is no regression
 _MOST = 20_000  # other examples that are used, drawn at random
 _CERTAIN = 50.0  # log-odds whose probability is 1 in double precision
-
-
-def fit_regression(
-    features: csr_matrix, labels: np.ndarray, penalty: float, *, offset: Any = 0.0
-) -> tuple[np.ndarray, float]:
-    """(R,) weights w and a bias b that minimise the summed loss + penalty / 2 |w|^2.
-
-    Args:
-      features: (P, R).
-      labels: (P,) 1 for a seed, 0 for a non-seed.
-      penalty: above 0; it does not apply to the bias.
-      offset: (P,) log-odds that the regression is added to.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import expit
-    from threadpoolctl import threadpool_limits
-
-    touched = np.unique(features.indices)  # the weights of the other rows stay 0
-    own = csr_matrix(features[:, touched], dtype=np.float64)
-
-    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, bias = parameters[:-1], parameters[-1]
-        log_odds = own @ weights + bias + offset
-        loss = np.sum(np.logaddexp(0, log_odds) - labels * log_odds)
-        error = expit(log_odds) - labels
-        gradient = np.append(own.T @ error + penalty * weights, error.sum())
-        return loss + penalty / 2 * weights @ weights, gradient
-
-    start = np.zeros(len(touched) + 1)
-    rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))
-    start[-1] = np.log(rate / (1 - rate)) - np.mean(offset)
-    # Its vectors are short: a thread per core would wait for the others, and round otherwise.
-    with threadpool_limits(1, "blas"):
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    weights = np.zeros(features.shape[1])
-    weights[touched] = found.x[:-1]
-    return weights, float(found.x[-1])
 
 
 def leave_out_shown(data: Dataset, campaigns: Iterable[int]) -> Dataset:

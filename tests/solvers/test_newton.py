@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from metaheac_jax.training.newton import solve_logistic
+from metaheac_jax.solvers.newton import solve_logistic
 
 solve = jax.jit(solve_logistic, static_argnames="num_steps")
 

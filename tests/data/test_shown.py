@@ -1,41 +1,14 @@
-"""Penalised logistic regression, and how many users without conversion become non-seeds.
-
-The minimum is that of scikit-learn; shares have closed forms, and the rule is tried on rows.
-"""
+"""How many users without conversion become non-seeds: closed forms, and the rule on rows."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 from toy import check_data, dataset
 
 from metaheac_jax.data.campaign import draw_by_id, group_by_campaign
-from metaheac_jax.data.regression import fit_regression, leave_out_shown, share_to_keep
-
-
-@pytest.mark.parametrize("penalty", [0.3, 10.0, 300.0])
-@pytest.mark.parametrize("shift", [0.0, 2.0])
-def test_the_fit_is_the_minimum_that_scikit_learn_finds(penalty, shift):
-    """An offset that is the same for all examples moves the bias alone."""
-    rng = np.random.default_rng(0)
-    features = (rng.random((300, 40)) < 0.2).astype(float)
-    labels = (rng.random(300) < 0.2 + 0.4 * features[:, 0]).astype(int)
-    offset = np.full(300, shift)
-    weights, bias = fit_regression(csr_matrix(features), labels, penalty, offset=offset)
-    model = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=10_000).fit(features, labels)
-    np.testing.assert_allclose(weights, model.coef_[0], atol=1e-3)
-    np.testing.assert_allclose(bias + shift, model.intercept_[0], atol=1e-3)
-
-
-def test_examples_of_one_class_have_a_finite_fit():
-    weights, bias = fit_regression(csr_matrix(np.eye(4)), np.ones(4), 1.0)
-    assert np.isfinite([*weights, bias]).all()
-
-
-# Shares -----------------------------------------------------------------------------------------
+from metaheac_jax.data.shown import leave_out_shown, share_to_keep
 
 #: Kinds of users convert at .5 and 3 times the rate of the pool, of which they are .8 and .2. Among
 #: 100 seeds and 2,000 users of the pool they have these log-odds of being a seed.

@@ -5,8 +5,8 @@ import pytest
 from scipy.special import expit
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from metaheac_jax.training import posterior
-from metaheac_jax.training.posterior import Examples, Gaussian, learn_prior, posterior_mode
+from metaheac_jax.solvers import posterior
+from metaheac_jax.solvers.posterior import Examples, Gaussian, learn_prior, posterior_mode
 
 GROUPS = np.array([0, 0, 1, 1])
 FIRST = np.full(len(GROUPS), 0.02)  # variances

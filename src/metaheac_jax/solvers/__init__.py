@@ -1,0 +1,1 @@
+"""Logistic regressions: dense ones by Newton's method, and a sparse one."""
