@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metaheac_jax import backend
-from metaheac_jax.backend import campaigns_at_once, check_backend, in_threads, jit
+from metaheac_jax.backend import check_backend, in_threads, jit, profile
 from metaheac_jax.errors import BackendError
 
 
@@ -53,7 +53,7 @@ def test_a_program_for_a_cpu_is_compiled_with_the_options(monkeypatch):
     monkeypatch.setattr(backend, "_known_options", lambda: wrong)
     with pytest.raises(jax.errors.JaxRuntimeError, match="no type"):
         jit(jnp.negative)(1)
-    monkeypatch.setattr(backend, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert jit(jnp.negative)(1) == -1
 
 
@@ -81,10 +81,13 @@ def test_the_check_compiles_as_it_is_told():
         check_backend(lambda own: lambda *given: (*jit(own)(*given)[:2], jnp.nan))
 
 
-def test_campaigns_run_in_turn_on_a_cpu_only(monkeypatch):
-    for platform, expected in (("cpu", 1), ("gpu", 8), ("tpu", 8)):
+def test_each_kind_of_device_has_a_profile(monkeypatch):
+    found = []
+    for platform in ("cpu", "gpu", "tpu"):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        assert campaigns_at_once(8) == expected
+        found.append(profile())
+    assert [own.vmaps_campaigns for own in found] == [False, True, True]
+    assert [own.gathers_by_slot for own in found] == [False, False, True]
 
 
 # Threads ----------------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ from jax.experimental import topologies
 from experiments.throughput import options_meta
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
 from experiments.throughput.steps import NETWORK
+from metaheac_jax.backend import Profile
 from metaheac_jax.customising.customiser import AdaptingSteps
-from metaheac_jax.customising.score import ACCELERATOR_CHUNK, head_function, network_function
+from metaheac_jax.customising.score import head_function, network_function
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import OFFICIAL
@@ -274,7 +275,7 @@ def customised_rows(world: World) -> Any:
 def score(world: World) -> Any:
     """A chunk of users with a customised model."""
     campaign = world.array((world.layout.num_campaign_fields,), jnp.int32)
-    users = world.array((ACCELERATOR_CHUNK, world.layout.num_slots), jnp.int32)
+    users = world.array((Profile().chunk, world.layout.num_slots), jnp.int32)
     network = world.like(_weights(world).network)
     arrays = {"network": network, "table": world.table(world.size.width), "campaign": campaign}
     given: Any = NETWORK
@@ -286,7 +287,7 @@ def score_heads(world: World) -> Any:
     """A chunk of users with the solved heads of several campaigns, which have value weights."""
     network = SolvedHead()
     weights = Weights(world.like(_weights(world, network, 16).network), world.table(16))
-    users = world.array((ACCELERATOR_CHUNK, world.layout.num_slots), jnp.int32)
+    users = world.array((Profile().chunk, world.layout.num_slots), jnp.int32)
     heads = world.array((HEADS, NUM_FACTORS))
     arrays = {**weights._asdict(), "heads": heads, "own": {"table": world.table(HEADS)}}
     scorer: Any = head_function(network, world.layout)
@@ -312,7 +313,7 @@ def compile_for(
     where = world(target, size, campaign=campaign, row=row)
     with _compiling_for(target):
         compiled = PROGRAMS[program](where).compile()
-    items = ACCELERATOR_CHUNK if program in _CHUNKED else 1
+    items = Profile().chunk if program in _CHUNKED else 1
     return _figures(compiled, target, program, where.placement, items)
 
 

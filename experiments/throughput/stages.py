@@ -17,8 +17,9 @@ import numpy as np
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from experiments.throughput.steps import NETWORK, WAYS, compile_step, place, untrained
+from metaheac_jax.backend import profile
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import CHUNK, AdaptedScorer
+from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import CampaignBatch, campaign_examples
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
@@ -186,5 +187,6 @@ def _scoring(size: Size, dataset: Dataset) -> tuple[Callable[[], Any], int, floa
     def of_chunk(network: Any, table: Any, user: Any) -> Any:
         return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))
 
-    flops = POOL // CHUNK * executed_flops(of_chunk, *weights, users[:CHUNK])
+    chunk = profile().chunk
+    flops = POOL // chunk * executed_flops(of_chunk, *weights, users[:chunk])
     return lambda: scorer(users), 1, flops / 1e9

@@ -15,7 +15,7 @@ from jax import Array
 
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
-from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.backend import profile
 from metaheac_jax.data.batches import Batch, CampaignBatch
 from metaheac_jax.methods import OFFICIAL
 from metaheac_jax.model import Weights, initialise
@@ -86,7 +86,7 @@ def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> 
     options: dict[str, Any] = {
         "inner_learning_rate": OFFICIAL.inner_learning_rate,
         "first_order": way == "first-order",
-        "campaigns_per_chunk": campaigns_at_once(size.campaigns),
+        "campaigns_per_chunk": size.campaigns if profile().vmaps_campaigns else 1,
         "reduction": OFFICIAL.reduction,
     }
     if way == "whole-table":

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
@@ -34,6 +35,67 @@ CPU_OPTIONS: dict[str, str | int] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_backend_optimization_level": 1,
 }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How programs are made for a kind of device; `experiments/throughput` measures what it gains.
+
+    The defaults are those of a GPU.
+
+    Attributes:
+      chunk: users that are scored at once. A thousand fit into the caches of a CPU, and 24 thousand
+        keep what they need on the chip of an accelerator.
+      keeps_top: whether devices keep the best users of a pool, which the host fetches once.
+      vmaps_campaigns: whether the campaigns of a meta-step are one batched product. On a CPU only
+        separate products use the fast kernels.
+      reads_whole_rows: whether a table row is read and written with its moments at once. A CPU
+        would copy what it then splits off.
+      scatters_numbers: whether single numbers are scattered; an accelerator does so slowly, and
+        compares instead.
+      gathers_by_slot: whether embeddings are gathered slot by slot, in the order in which a TPU
+        stores them.
+      in_order: whether a step is waited for if there are several processes. On CPUs, messages of
+        two concurrent programs may arrive in another order.
+      num_concurrent_programs: jax programs in progress: on a CPU one per core, at least two; on an
+        accelerator one computes while the inputs of the other are sent.
+      num_drawing_threads: threads that draw batches ahead of training. On a CPU a step takes longer
+        than a draw, and uses the same cores.
+    """
+
+    chunk: int = 24 << 10
+    keeps_top: bool = True
+    vmaps_campaigns: bool = True
+    reads_whole_rows: bool = True
+    scatters_numbers: bool = False
+    gathers_by_slot: bool = False
+    in_order: bool = False
+    num_concurrent_programs: int = 2
+    num_drawing_threads: int = 1
+
+
+def profile() -> Profile:
+    """The profile of jax's default backend."""
+    platform, cores = jax.default_backend(), num_cores()
+    if platform != "cpu":
+        return Profile(gathers_by_slot=platform == "tpu", num_drawing_threads=min(4, cores))
+    return Profile(
+        chunk=1024,
+        keeps_top=False,
+        vmaps_campaigns=False,
+        reads_whole_rows=False,
+        scatters_numbers=True,
+        in_order=True,
+        num_concurrent_programs=max(2, cores),
+    )
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 #: Shapes a little larger than the smallest that show the faults `check_backend` looks for.
 _PRODUCT, _ROWS, _BATCHES = (2048, 4), (40_000, 3), (8, 64, 64)
 _RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without options
@@ -56,7 +118,7 @@ class Jitted(Generic[T]):
     def best(self) -> jax.stages.Wrapped:
         """The same with the options that suit jax's default backend."""
         function, options = self._given
-        if platform() != "cpu":
+        if jax.default_backend() != "cpu":
             return self.plain
         return jax.jit(function, compiler_options=_known_options(), **options)
 
@@ -130,20 +192,6 @@ def environment() -> dict[str, str]:
     return {"backend": jax.default_backend(), **{name: version(name) for name in libraries}}
 
 
-def platform() -> str:
-    """The platform that programs are made for: cpu, gpu or tpu."""
-    return jax.default_backend()
-
-
-def campaigns_at_once(most: int) -> int:
-    """How many campaigns to vmap together: ``most`` on an accelerator, one on a CPU.
-
-    On a CPU, separate products are faster than one batched product, since only they use the fast
-    matrix kernels.
-    """
-    return 1 if platform() == "cpu" else most
-
-
 def _reductions(
     product: jax.Array, rows: jax.Array, batches: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -157,24 +205,6 @@ def _reductions(
 def _small_integers(shape: tuple[int, ...]) -> np.ndarray:
     """An array of the integers 1 to 7, which are exact in any precision that products use."""
     return (np.arange(np.prod(shape)).reshape(shape) % 7 + 1).astype(np.float32)
-
-
-def at_a_time() -> int:
-    """How many jax programs should be in progress at a time.
-
-    On a CPU, one per core, and at least two. On an accelerator, two: one computes while the inputs
-    of the other are sent.
-    """
-    return max(2, num_cores()) if jax.default_backend() == "cpu" else 2
-
-
-def drawing_threads() -> int:
-    """How many threads should draw batches ahead of training.
-
-    One on a CPU, where a step takes longer than a draw and uses the same cores. An accelerator
-    would have to wait for a single thread.
-    """
-    return 1 if jax.default_backend() == "cpu" else min(4, num_cores())
 
 
 def in_threads(
@@ -209,9 +239,3 @@ def in_threads(
         finally:
             for waiting in ahead:
                 waiting.cancel()
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from toy import dataset
 from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.backend import Profile
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, configured, customise, fit
@@ -119,8 +120,8 @@ def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them
 def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices, platform):
     """Of campaigns by id, in blocks of any size, whoever is in a user's block and on any device."""
     monkeypatch.setattr(retrieve, "_BLOCK", 20)
-    monkeypatch.setattr(retrieve, "ACCELERATOR_CHUNK", 20)
-    monkeypatch.setattr(retrieve, "platform", lambda: platform)
+    own = Profile(chunk=20, keeps_top=platform == "tpu")
+    monkeypatch.setattr(retrieve, "profile", lambda: own)
     if platform == "tpu":
         monkeypatch.setattr(retrieve, "_best_on_host", None)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * devices)
@@ -218,7 +219,7 @@ def test_what_makes_no_sense_is_refused(options, words):
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_a_score_that_is_not_a_number_gives_no_audience(monkeypatch, platform):
     """Where a model is no program of jax, the host chooses on any platform."""
-    monkeypatch.setattr(retrieve, "platform", lambda: platform)
+    monkeypatch.setattr(retrieve, "profile", lambda: Profile(keeps_top=platform == "tpu"))
     general = fixed(lambda rows: np.full(len(rows), np.nan, np.float32), data=DATA)
     with pytest.raises(Diverged, match="a score of fixed is not a number"):
         expand(general, DATA, CAMPAIGN, size=5)

@@ -1,6 +1,7 @@
 """Scores of a pool: the network's log-odds, a chunk at a time; wrong ids are refused."""
 
 import threading
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from linear_network import LogisticRegression
 from toy import dataset
 
+from metaheac_jax.backend import profile
 from metaheac_jax.customising import score as module
 from metaheac_jax.customising.score import (
     AdaptedScorer,
@@ -147,14 +149,14 @@ def test_a_function_sees_chunks_of_one_size_and_its_rows_come_back_in_order(coun
 
     users = np.arange(2 * count).reshape(count, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", chunk)
+        patch.setattr(module, "profile", lambda: replace(profile(), chunk=chunk))
         result = over_users(function, users, 2, 77)
     np.testing.assert_array_equal(result, users.sum(axis=1))
     assert set(sizes) == {chunk}
 
 
 def test_two_chunks_are_under_way_at_a_time(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(module, "profile", lambda: replace(profile(), chunk=2))
     both = threading.Barrier(2, timeout=30)
 
     def function(users):

@@ -22,9 +22,9 @@ import polars as pl
 from scipy.special import expit
 
 from metaheac_jax.audience.calibration import calibrate
-from metaheac_jax.backend import in_threads, platform
+from metaheac_jax.backend import in_threads, profile
 from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
-from metaheac_jax.customising.score import ACCELERATOR_CHUNK, Program, groups
+from metaheac_jax.customising.score import Program, groups
 from metaheac_jax.data.batches import check_ids
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
@@ -180,7 +180,7 @@ def _best(
     tops = dict[int, tuple[np.ndarray, np.ndarray]]()
     for some, program in groups([model.scorer for model in models]):
         of_group = [(models[n], seeds[n], sizes[n]) for n in some]
-        if program is None or platform() == "cpu":
+        if program is None or not profile().keeps_top:
             score = program or _one_column(models[some[0]].scorer)
             found = _best_on_host(score, of_group, data, able, progress)
         else:
@@ -246,13 +246,14 @@ def _best_on_devices(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """As `_best_on_host`; devices keep the best users, and the host fetches them at the end."""
     devices = jax.local_devices()
+    size_of_chunk = profile().chunk
     pool, order = np.flatnonzero(able), np.argsort(data.user_ids, kind="stable")
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
 
     def chunk(start: int) -> Chunk:
-        users = pool[start : start + ACCELERATOR_CHUNK]
-        pad = 0, ACCELERATOR_CHUNK - len(users)
+        users = pool[start : start + size_of_chunk]
+        pad = 0, size_of_chunk - len(users)
         rows = np.asarray(data.user_rows[users])
         check_ids(rows, program.num_rows, "the users' ids")
         return Chunk(
@@ -261,7 +262,7 @@ def _best_on_devices(
             np.pad([_are_not(seeds, users) for _, seeds, _ in group], ((0, 0), pad)),
         )
 
-    starts = range(0, len(pool), ACCELERATOR_CHUNK)
+    starts = range(0, len(pool), size_of_chunk)
     most = max(size for *_, size in group)
     with closing(in_threads(chunk, starts, num_threads=2)) as chunks:
         best = best_users([*map(program.on, devices)], devices, chunks, len(group), most)

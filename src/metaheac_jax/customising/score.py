@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.backend import at_a_time, in_threads, jit, platform
+from metaheac_jax.backend import in_threads, jit, profile
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import ComputedRows, UserRows
 from metaheac_jax.data.history import Hidden
@@ -37,9 +37,6 @@ from metaheac_jax.networks import HeadNetwork, Network
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import pinned
 
-#: Users that are scored at once: a thousand fit into the caches of a CPU, and 24 thousand keep what
-#: they need on the chip of an accelerator.
-CHUNK, ACCELERATOR_CHUNK = 1024, 24 << 10
 _TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored together
 #: How many compiled programs of a kind are kept. A comparison of all methods on a data set needs
 #: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
@@ -360,7 +357,7 @@ def over_users(
       InputError: an id is outside the table, or the number of slots of the users is wrong.
     """
     check_slots(users, num_slots)
-    chunk = CHUNK if platform() == "cpu" else ACCELERATOR_CHUNK
+    chunk, num_threads = profile().chunk, profile().num_concurrent_programs
 
     def apply(start: int) -> np.ndarray:
         part = np.asarray(users[start : start + chunk])
@@ -369,5 +366,5 @@ def over_users(
         return np.asarray(function(np.pad(part, missing, constant_values=num_rows)))
 
     starts = range(0, max(len(users), 1), chunk)
-    with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
+    with closing(in_threads(apply, starts, num_threads=num_threads)) as results:
         return np.concatenate(list(results))[: len(users)]

@@ -22,15 +22,12 @@ import pyarrow.compute as pc
 from jax import export as jax_export
 from pyarrow import types
 
-from metaheac_jax.backend import check_backend, jit
+from metaheac_jax.backend import check_backend, jit, profile
 from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, Export, read_export
-from metaheac_jax.engines.top_users import BLOCK
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary, as_texts, whole_number
 
-#: Number of users that are scored at once on a CPU. A thousand fit into its caches.
-_CHUNK = 1024
 #: Range of whole numbers that are looked up in an array.
 _NEAR = 1 << 20
 
@@ -81,7 +78,7 @@ class ArrowScorer:
             for number, own in enumerate(schema.user)
         ]
         self._pad = vocabulary.num_rows
-        self._chunk = _CHUNK if jax.default_backend() == "cpu" else BLOCK
+        self._chunk = profile().chunk
         try:
             program = jax_export.deserialize(bytearray(export.files[PROGRAM]))
         except ValueError as error:

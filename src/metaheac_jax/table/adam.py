@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.backend import platform
+from metaheac_jax.backend import profile
 from metaheac_jax.table.rows import rows_of
 
 
@@ -74,7 +74,7 @@ def _unpacked(packed: Array) -> tuple[Array, Array, Array]:
 
 def _read(packed: Array, rows: Array) -> tuple[Array, Array, Array]:
     """(R, 3 k) and (U,) rows -> three times (U, k), zero for the pad id R."""
-    if platform() != "cpu":
+    if profile().reads_whole_rows:
         return _unpacked(rows_of(packed, rows))
     options: Any = {"mode": "fill", "fill_value": 0}  # a CPU would copy what it splits off
     values, mu, nu = (packed.at[rows, own].get(**options) for own in _columns(packed))
@@ -84,7 +84,7 @@ def _read(packed: Array, rows: Array) -> tuple[Array, Array, Array]:
 def _written(packed: Array, rows: Array, parts: Sequence[Array]) -> Array:
     """(R, 3 k) after (U, k) parts are written to distinct rows; rows of R or more are left out."""
     options: Any = {"mode": "drop", "unique_indices": True}
-    if platform() != "cpu":
+    if profile().reads_whole_rows:
         return packed.at[rows].set(jnp.concatenate(parts, axis=-1), **options)
     for own, part in zip(_columns(packed), parts, strict=True):  # without a concatenated copy
         packed = packed.at[rows, own].set(part, **options)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.backend import platform
+from metaheac_jax.backend import profile
 from metaheac_jax.table.rows import rows_of
 
 #: A field with at most this many values is pooled as fractions times embeddings.
@@ -165,7 +165,8 @@ def fields_and_rows(
     for own in groups:
         of_group = by_slot[of_slots[own[0]].start : of_slots[own[-1]].stop]
         lists.append(of_group.reshape(len(own), slots[own[0]], *ids.shape[:-1]))
-    means, (embeddings, rows) = (_means_by_slot if platform() == "tpu" else _means_by_list)(
+    by_slots = profile().gathers_by_slot
+    means, (embeddings, rows) = (_means_by_slot if by_slots else _means_by_list)(
         table,
         lists,
         [counts[..., own[0] : own[-1] + 1] for own in groups],
@@ -173,7 +174,7 @@ def fields_and_rows(
     )
     vectors = {own[0]: mean for own, mean in zip(groups, means, strict=True)}
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
-    if platform() == "cpu":
+    if profile().scatters_numbers:
         fractions = _fractions(ids, fields, table.dtype)
     else:
         fractions = _compared(ids, fields, counts[..., [*products, *evaluated]])

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaheac_jax.backend import drawing_threads, in_threads
+from metaheac_jax.backend import in_threads, profile
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.processes import from_first
 from metaheac_jax.progress import Progress
@@ -155,7 +155,7 @@ def train(training: Training, hooks: Sequence[Hook] = ()) -> tuple[Any, np.ndarr
         every.append(training.early_stop.every)
     infos, mark = list[Any](), time.perf_counter()
     steps = range(training.done, training.done if training.stopped else training.num_steps)
-    batches = in_threads(training.draw, steps, num_threads=drawing_threads())
+    batches = in_threads(training.draw, steps, num_threads=profile().num_drawing_threads)
     for number, batch in zip(steps, batches, strict=True):
         training.state, info = training.step.step(training.state, *batch)
         training.done = number + 1

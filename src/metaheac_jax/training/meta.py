@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metaheac_jax.backend import campaigns_at_once, jit
+from metaheac_jax.backend import jit, profile
 from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput, Masked
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
     if campaigns_per_chunk == "all":
         return num_campaigns
     if campaigns_per_chunk == "auto":
-        return campaigns_at_once(num_campaigns)
+        return num_campaigns if profile().vmaps_campaigns else 1
     chunk = int(campaigns_per_chunk)
     if num_campaigns % chunk:
         raise ValueError(f"chunks of {chunk} do not divide {num_campaigns} campaigns")

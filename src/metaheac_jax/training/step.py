@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metaheac_jax.backend import jit, platform
+from metaheac_jax.backend import jit, profile
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
 from metaheac_jax.training.meta import owned
@@ -174,10 +174,9 @@ def build_row_step(
     step = jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
 
     def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # On CPUs, messages of two concurrent computations may arrive in another order.
         return jax.block_until_ready(step(state, rows, *batches))
 
-    wait = jax.process_count() > 1 and platform() == "cpu"
+    wait = jax.process_count() > 1 and profile().in_order
     return RowStep(init, waiting if wait else step)
 
 
@@ -252,7 +251,7 @@ def _row_step(
 
 def _rows_finite(rows: LocalRows) -> LocalRows:
     """`_leaves_finite` of rows; on an accelerator in one pass over what is scattered."""
-    if platform() == "cpu":
+    if not profile().reads_whole_rows:
         return _leaves_finite(rows)
     # Added up, since sums cost a TPU less than bools: 0 times a number that is not finite is none.
     finite = (0 * jnp.concatenate(rows[:3], axis=-1)).sum(axis=0) == 0
