@@ -4,6 +4,7 @@ import datetime
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pytest
 from engine_world import WRONG
 
-from metaheac_jax.data.columns import encode, learn
+from metaheac_jax.data.columns import cell_texts, encode, learn
 from metaheac_jax.data.table_file import Table
+from metaheac_jax.encoding import Encoder, type_of
 from metaheac_jax.engines import arrow as module
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.errors import InputError
@@ -53,6 +55,22 @@ COLUMNS = {
 }
 
 
+def looked_up(frame, column, vocabulary, missing):
+    """The table rows of all cells, one cell after the other."""
+    category = replace(column, edges=(), buckets=0)
+    cells = frame.select(text=cell_texts(category, missing))["text"].to_list()
+    if column.is_number:
+        numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])
+        return vocabulary.encode(0, column.bucket(numbers))[:, None]
+    if column.slots == 1:
+        return vocabulary.encode_texts(0, [cell or "" for cell in cells])[:, None]
+    rows = np.full((len(cells), column.slots), vocabulary.num_rows)
+    for own, cell in zip(rows, cells, strict=True):
+        values = vocabulary.encode_texts(0, cell[: column.slots])
+        own[: len(values)] = values
+    return rows
+
+
 @pytest.mark.parametrize("missing", [(), MISSING])
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_cells_become_the_table_rows_of_prepare(kind, missing):
@@ -63,10 +81,11 @@ def test_cells_become_the_table_rows_of_prepare(kind, missing):
         frame = frame.filter(pl.col("x") != "NA")
     column, values = learn(Table(frame[: len(frame) // 3]), column, missing)
     vocabulary = Vocabulary((values,))
-    expected = encode(frame, [column], vocabulary, missing=missing)
-    own = module._Encoder(0, column, vocabulary, missing)
+    expected = looked_up(frame, column, vocabulary, missing)
+    np.testing.assert_array_equal(encode(frame, [column], vocabulary, missing=missing), expected)
+    own = Encoder(0, column, vocabulary, missing)
     cells = frame.to_arrow()["x"]
-    own.check(module._plain(cells.type))
+    own.check(type_of(frame.to_arrow().schema, "x"))
     np.testing.assert_array_equal(own.rows(cells.combine_chunks()), expected)
     np.testing.assert_array_equal(own.rows(cells.combine_chunks()[3:]), expected[3:])
 
@@ -74,7 +93,7 @@ def test_cells_become_the_table_rows_of_prepare(kind, missing):
 def test_a_text_of_many_types_is_one_value():
     """Large strings, views and dictionaries."""
     vocabulary, texts = Vocabulary((np.array(["", "a", "b"]),)), ["b", None, "a", "x"]
-    own = module._Encoder(0, Field("x"), vocabulary, ())
+    own = Encoder(0, Field("x"), vocabulary, ())
     column = pa.array(texts)
     kinds = (
         pa.string(),
@@ -87,7 +106,7 @@ def test_a_text_of_many_types_is_one_value():
 
 
 def test_what_a_missing_list_holds_does_not_count():
-    own = module._Encoder(0, Field("x", 2), Vocabulary((np.arange(4),)), ())
+    own = Encoder(0, Field("x", 2), Vocabulary((np.arange(4),)), ())
     missing = pa.array([False, True, False])
     lists = pa.ListArray.from_arrays([0, 2, 4, 5], pa.array([0, 1, 2, 3, 2]), mask=missing)
     assert own.rows(lists).tolist() == [[0, 1], [4, 4], [2, 4]]

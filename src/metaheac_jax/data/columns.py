@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import polars.selectors as cs
+import pyarrow as pa
 
 from metaheac_jax.data.table_file import ROWS_AT_A_TIME, Table
+from metaheac_jax.encoding import Encoder
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary, as_values, spelled
 
@@ -23,6 +25,8 @@ from metaheac_jax.schema import Field, Schema, Vocabulary, as_values, spelled
 #: fraction of the cells, and have at most this many slots.
 _MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
 _NA = "NA"  # as R and pandas write a missing value
+#: Types whose texts Arrow and polars spell alike; others become text in polars.
+_PLAIN = (pl.String, pl.Boolean, pl.Float64, pl.Categorical, pl.Enum)
 
 
 def learn(table: Table, column: Field, missing: Sequence[str] = ()) -> tuple[Field, np.ndarray]:
@@ -195,27 +199,16 @@ def encode(
       missing: as in `Schema`.
     """
     parts = []
-    for place, field in enumerate(fields, start=first):
-        if field.is_number:
-            numbers = frame.select(_number(field, missing).fill_null(float("nan"))).to_series()
-            parts.append(vocabulary.encode(place, field.bucket(numbers.to_numpy()))[:, None])
-            continue
-        texts = frame.select(text=cell_texts(field, missing)).to_series()
-        if field.slots == 1:
-            parts.append(_rows_of(texts.fill_null(""), vocabulary, place)[:, None])
-            continue
-        lists = texts.list.head(field.slots)
-        rows = np.full((len(frame), field.slots), vocabulary.num_rows, np.int32)
-        used = np.arange(field.slots) < lists.list.len().to_numpy()[:, None]
-        rows[used] = _rows_of(lists.filter(lists.list.len() > 0).explode(), vocabulary, place)
-        parts.append(rows)
+    for number, field in enumerate(fields, start=first):
+        encoder = Encoder(number, field, vocabulary, tuple(missing))
+        parts.append(encoder.rows(_as_arrow(frame[field.name])))
     return np.concatenate(parts, axis=1)
 
 
-def _rows_of(texts: pl.Series, vocabulary: Vocabulary, place: int) -> np.ndarray:
-    """(n,) table rows of texts; each distinct text is looked up once."""
-    if not len(texts):
-        return np.empty(0, np.int32)
-    distinct = texts.unique()
-    rows = vocabulary.encode_texts(place, distinct.to_list())
-    return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
+def _as_arrow(cells: pl.Series) -> pa.Array:
+    """A column of polars as one of Arrow, with texts where the two would spell values otherwise."""
+    kind = cells.dtype
+    inner = kind.inner if isinstance(kind, pl.List) else kind
+    if not (inner in _PLAIN or inner.is_signed_integer()):
+        cells = cells.cast(pl.List(pl.String) if isinstance(kind, pl.List) else pl.String)
+    return cells.to_arrow()

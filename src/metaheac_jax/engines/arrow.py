@@ -1,9 +1,9 @@
 """Scores users in Arrow batches with an export, without the part of the package that trains.
 
-Raw values become table rows as in `metaheac prepare`: each distinct value of a batch is looked up
-once. Users are scored in chunks of one shape, so that XLA compiles once.
+Raw values become table rows as in `metaheac prepare`. Users are scored in chunks of one shape, so
+that XLA compiles once.
 
-Axes: P users, S slots of a user, C campaigns of an export, n values of a column.
+Axes: P users, S slots of a user, C campaigns of an export.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ import functools
 import io
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jax import export as jax_export
 from pyarrow import types
 
 from metaheac_jax.backend import check_backend, jit, profile
+from metaheac_jax.encoding import Encoder, array_of, is_text, type_of
 from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, Export, read_export
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Field, Schema, Vocabulary, as_texts, whole_number
-
-#: Range of whole numbers that are looked up in an array.
-_NEAR = 1 << 20
+from metaheac_jax.schema import Schema, Vocabulary
 
 
 def open_export(folder: Path | str, *, progress: Progress = silent) -> ArrowScorer:
@@ -74,7 +70,7 @@ class ArrowScorer:
         with np.load(io.BytesIO(export.files[VALUES]), allow_pickle=False) as values:
             vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
         self._encoders = [
-            _Encoder(number, own, vocabulary, schema.missing)
+            Encoder(number, own, vocabulary, schema.missing)
             for number, own in enumerate(schema.user)
         ]
         self._pad = vocabulary.num_rows
@@ -113,8 +109,8 @@ class ArrowScorer:
           InputError: a column is missing or has another type, or a cell is no number.
         """
         for own in self._encoders:
-            own.check(_type_of(users.schema, own.field.name))
-        parts = [own.rows(_array(users[own.field.name])) for own in self._encoders]
+            own.check(type_of(users.schema, own.field.name))
+        parts = [own.rows(array_of(users[own.field.name])) for own in self._encoders]
         return np.concatenate(parts, axis=1)
 
     def check_sample(self, users: pa.Table) -> pa.DataType:
@@ -129,14 +125,14 @@ class ArrowScorer:
           InputError: as `rows`, or ids are neither whole numbers nor text.
         """
         name = self.user_id
-        kind = _type_of(users.schema, name)
-        if not (types.is_integer(kind) or _is_text(kind)):
+        kind = type_of(users.schema, name)
+        if not (types.is_integer(kind) or is_text(kind)):
             raise InputError(
                 f"users: {name!r} is of type {kind}, expected whole numbers or text; cast it"
             )
         self.rows(users)
         for own in self._encoders:
-            share, example = own.unseen(_array(users[own.field.name]))
+            share, example = own.unseen(array_of(users[own.field.name]))
             if share > 0.5:
                 warnings.warn(
                     f"users: column {own.field.name!r}: of the values in {users.num_rows:,} users "
@@ -144,179 +140,3 @@ class ArrowScorer:
                     stacklevel=3,
                 )
         return kind
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Turns the column of the field with this number in the vocabulary into table rows."""
-
-    number: int
-    field: Field
-    vocabulary: Vocabulary
-    missing: tuple[str, ...]
-
-    @functools.cached_property
-    def _known(self) -> pa.Array:
-        """Texts of the values that have table rows; none for buckets."""
-        texts = [] if self.field.edges else as_texts(self.vocabulary.values[self.number])
-        return pa.array(texts, pa.string())
-
-    @functools.cached_property
-    def _absent(self) -> pa.Array:
-        """Texts that stand for a missing value."""
-        return pa.array(["", "NaN", *self.missing, *(f"{text}.0" for text in self.missing)])
-
-    def check(self, kind: pa.DataType) -> None:
-        """Refuses a column of another type."""
-        right, expected = _is_value(kind), "text, numbers, dates, or true and false"
-        if self.field.separator:
-            right, expected = _is_text(kind), "text with separators"
-        elif self.field.slots > 1:
-            right = _is_list(kind) and _is_value(_plain(kind.value_type))
-            expected = "lists"
-        elif self.field.edges:
-            right &= not (types.is_boolean(kind) or types.is_temporal(kind))
-            expected = "numbers"
-        if not right:
-            raise InputError(
-                f"users: column {self.field.name!r} is of type {kind}, expected {expected}; cast it"
-            )
-
-    def rows(self, column: pa.Array) -> np.ndarray:
-        """(P, slots) int32 table rows of the cells of P users."""
-        slots = self.field.slots
-        if self.field.edges:
-            buckets = self.field.bucket(self._numbers(column))
-            return self.vocabulary.encode(self.number, buckets)[:, None]
-        if slots == 1:
-            found = self._values(column)
-            [none] = self.vocabulary.encode_texts(self.number, [""])
-            return np.where(found < 0, none, found)[:, None]
-        lists = self._lists(column)
-        found = self._values(lists.flatten())
-        length = pc.list_value_length(lists).fill_null(0).to_numpy()
-        if (found < 0).any():
-            user = np.repeat(np.arange(len(length)), length)[found >= 0]
-            found, length = found[found >= 0], np.bincount(user, minlength=len(length))
-        if (length > slots).any():
-            first = np.repeat(np.cumsum(length) - length, length)
-            found = found[np.arange(len(found)) - first < slots]
-        rows = np.full((len(length), slots), self.vocabulary.num_rows, np.int32)
-        rows[np.arange(slots) < length[:, None]] = found
-        return rows
-
-    def unseen(self, column: pa.Array) -> tuple[float, str]:
-        """The share of a category's values that are unseen, of those present, and one of them."""
-        if self.field.edges:
-            return 0.0, ""
-        values = column if self.field.slots == 1 else self._lists(column).flatten()
-        rows = self._values(values)
-        unseen = rows == self.vocabulary.num_rows
-        if not unseen.any():
-            return 0.0, ""
-        return unseen.sum() / (rows >= 0).sum(), str(values[int(unseen.argmax())])
-
-    def _lists(self, column: pa.Array) -> pa.Array:
-        if _is_list(column.type):
-            return column
-        lists = pc.split_pattern(pc.cast(column, pa.string()).fill_null(""), self.field.separator)
-        return pa.ListArray.from_arrays(lists.offsets, pc.utf8_trim_whitespace(lists.values))
-
-    def _values(self, values: pa.Array) -> np.ndarray:
-        """(n,) int32 table rows of a category's values, -1 where one is missing."""
-        if types.is_signed_integer(values.type) and self._whole is not None:
-            first, rows = self._whole
-            numbers = pc.cast(values, pa.int64()).fill_null(first).to_numpy()
-            found = rows[np.clip(numbers, first, first + len(rows) - 1) - first]
-            if values.null_count:
-                found[values.is_null().to_numpy(zero_copy_only=False)] = -1
-            return found
-        texts, index = _distinct(values)
-        missing = pc.is_in(texts, self._absent).to_numpy(zero_copy_only=False)
-        place = pc.index_in(texts, self._known).fill_null(-1).to_numpy()
-        rows = (place + self.vocabulary.offsets[self.number]).astype(np.int32)
-        other = np.flatnonzero((place < 0) & ~missing)  # unseen, or spelled otherwise
-        spelled = texts.take(pa.array(other)).to_pylist()
-        rows[other] = self.vocabulary.encode_texts(self.number, spelled)
-        rows[missing] = -1
-        return rows[index]
-
-    @functools.cached_property
-    def _whole(self) -> tuple[int, np.ndarray] | None:
-        """Table rows of the whole numbers from the first on; None if known ones are far apart.
-
-        The first and the last number have the row of all unseen ones.
-        """
-        known = self.vocabulary.values[self.number]
-        if self.field.edges or known.dtype.kind == "U":
-            return None
-        numbers = [*filter(None, map(whole_number, [*as_texts(known), *self.missing])), 0]
-        first, last = min(numbers) - 1, max(numbers) + 1
-        if last - first > _NEAR:
-            return None
-        near = np.arange(first, last + 1)
-        missing = pc.is_in(pa.array(as_texts(near)), self._absent).to_numpy(zero_copy_only=False)
-        return first, np.where(missing, -1, self.vocabulary.encode(self.number, near))
-
-    def _numbers(self, column: pa.Array) -> np.ndarray:
-        """(P,) float64 numbers, NaN for missing ones."""
-        if not self.missing and (types.is_integer(column.type) or types.is_float64(column.type)):
-            numbers = pc.cast(column, pa.float64(), safe=False)
-            return numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
-        texts, index = _distinct(column)
-        present = pc.if_else(pc.is_in(texts, self._absent), pa.scalar(None, pa.string()), texts)
-        try:
-            numbers = pc.cast(present, pa.float64()).fill_null(np.nan)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"users: column {self.field.name!r}: {error}; repair it") from error
-        return numbers.to_numpy(zero_copy_only=False)[index]
-
-
-def _distinct(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """The distinct values as texts, empty for null and NaN, and the (n,) position of each value.
-
-    Numbers are spelled as polars does, but whole ones without ``.0``.
-    """
-    if types.is_null(values.type):
-        values = pc.cast(values, pa.string())
-    coded = values if types.is_dictionary(values.type) else values.dictionary_encode()
-    distinct = coded.dictionary
-    texts = pc.cast(distinct, pa.string())
-    if types.is_floating(distinct.type):
-        distinct = pc.cast(texts, pa.float64())  # 0.1 for a short 0.1, which is not the nearest
-        whole = pc.and_(pc.equal(pc.floor(distinct), distinct), pc.less(pc.abs(distinct), 1e16))
-        whole = pc.and_(whole, pc.not_equal(distinct, 0))  # -0 is spelled -0
-        plain = pc.cast(pc.cast(pc.if_else(whole, distinct, 0.0), pa.int64()), pa.string())
-        texts = pc.if_else(pc.is_nan(distinct), "", pc.if_else(whole, plain, texts))
-    texts = pa.concat_arrays([texts.fill_null(""), pa.array([""])])
-    return texts, coded.indices.fill_null(len(texts) - 1).to_numpy()
-
-
-def _type_of(schema: pa.Schema, column: str) -> pa.DataType:
-    if column not in schema.names:
-        raise InputError(f"users: no column {column!r} in {', '.join(schema.names)[:200]}; add it")
-    return _plain(schema.field(column).type)
-
-
-def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if types.is_dictionary(kind) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return types.is_list(kind) or types.is_large_list(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-
-def _is_value(kind: pa.DataType) -> bool:
-    """Whether a type is that of single values, which have texts."""
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_float16(kind)
-    return not (types.is_nested(kind) or is_bytes)
