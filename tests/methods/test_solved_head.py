@@ -13,9 +13,8 @@ from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Run, SolvedHeadMethod, customise, fit
-from metaheac_jax.methods.solved_head import SolvedHead, solved_gradient
+from metaheac_jax.methods.solved_head import SolvedHead, solve_head, solved_gradient
 from metaheac_jax.model import initialise
-from metaheac_jax.solvers.newton import solve_logistic
 from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import full_lists
 
@@ -56,7 +55,7 @@ def by_hand(general):
     fields = with_lengths(DATA)[0].layout.users(general.state["table"], rows)
     offset, factors = SolvedHead().offset_and_factors(general.state["network"], fields)
     own, labels = campaign.users, campaign.labels.astype(np.float32)
-    head = solve_logistic(factors[own], offset[own], labels, np.ones_like(labels), num_steps=20)
+    head = solve_head(factors[own], offset[own], labels, np.ones_like(labels), num_steps=20)
     return head, np.asarray(offset + factors @ head, float)
 
 

@@ -103,11 +103,15 @@ def test_few_passes_start_from_the_given_variances():
     assert np.diag(covariance)[GROUPS == 0].min() > 1e-2
 
 
-def test_padding_has_no_weight():
-    examples = Examples(np.ones((65, 2), np.float32), np.ones(65, np.int8))
-    features, label, weight = examples.padded()
-    assert [len(own) for own in (features, label, weight)] == [128] * 3
-    np.testing.assert_array_equal(weight, np.arange(128) < 65)
+def test_examples_are_padded_without_weight_and_have_an_intercept():
+    prior = Gaussian(np.array([1.0, 2.0]), np.diag([0.5, 0.25]))
+    given = Examples(np.full((65, 2), 3, np.float32), np.ones(65, np.int8)).regression(prior)
+    known = np.arange(128) < 65
+    np.testing.assert_array_equal(given.features, np.outer(known, [3, 3, 1]))
+    np.testing.assert_array_equal(given.label, known)
+    np.testing.assert_array_equal(given.weight, known)
+    np.testing.assert_array_equal(given.mean, [1, 2, 0])
+    np.testing.assert_allclose(given.precision, np.diag([2, 4, 0.01]))
 
 
 def test_a_factorisation_has_one_thread(monkeypatch):

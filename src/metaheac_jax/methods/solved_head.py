@@ -46,7 +46,7 @@ from metaheac_jax.methods.method import (
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.networks import HeadNetwork, User, dense, hidden_layers, sigmoid_output
-from metaheac_jax.solvers.newton import solve_logistic
+from metaheac_jax.solvers.newton import INTERCEPT_PRECISION, Regression, newton
 from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.pooling import UserFields
@@ -56,7 +56,7 @@ from metaheac_jax.training.losses import output_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
-_ONLINE_STEPS = 20  # steps of Newton's method
+_STEPS, _ONLINE_STEPS = 8, 20  # of Newton's method, in training and for a new campaign
 _WIDTHS = (64, 64)  # of the hidden layers
 _NUM_HIDDEN, _NUM_LINEAR = 8, 32  # factors from the hidden layers, and linear in the fields
 NUM_FACTORS = _NUM_HIDDEN + _NUM_LINEAR + 1  # F, with the intercept's
@@ -160,7 +160,7 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
     def loss(params: Any, sets: tuple[Batch, Batch]) -> Array:
         support, query = sets
         offset, factors = _of_users(params, layout, support.ids.user)
-        head = solve_logistic(factors, offset, support.label, support.weight)
+        head = solve_head(factors, offset, support.label, support.weight)
         if first_order:
             head = jax.lax.stop_gradient(head)
         offset, factors = _of_users(params, layout, query.ids.user)
@@ -174,6 +174,19 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
         return over_pairs(params, sets, sets, own)
 
     return gradient
+
+
+def solve_head(
+    factors: Array, offset: Array, label: Array, weight: Array, *, num_steps: int = _STEPS
+) -> Array:
+    """Solves a campaign's head (F,) on (B, F) factors, under the prior N(0, 1) of its weights.
+
+    The other arguments are those of a `Regression`.
+    """
+    precision = jnp.ones(factors.shape[-1]).at[-1].set(INTERCEPT_PRECISION)
+    mean = jnp.zeros_like(precision)
+    given = Regression(factors, offset, label, weight, mean, precision)
+    return newton(given, num_steps=num_steps)
 
 
 def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
@@ -194,7 +207,7 @@ class Solver:
                 _of_users({"network": network, "table": table}, layout, users)
             )
         )
-        self._solve = jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
+        self._solve = jit(functools.partial(solve_head, num_steps=_ONLINE_STEPS))
 
     def __call__(self, weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
         """Solves a campaign's head, and its value weights, which have this penalty.

@@ -14,25 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg  # noqa: F401 - its LAPACK, which JAX calls, has to be there to be limited
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import block_diag  # with its LAPACK, which JAX calls and which is limited here
 from threadpoolctl import threadpool_limits
 
 from metaheac_jax.backend import jit
+from metaheac_jax.solvers.newton import INTERCEPT_PRECISION, Regression, newton
 
-#: Variance of a campaign's intercept.
-_INTERCEPT_VARIANCE = 100.0
-#: Step lengths along Newton's direction, of which the best is taken.
-_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
-#: The change of a weight in a step, at or below which the mode is found.
-_TOLERANCE = 1e-8
-_MAX_STEPS = 30  # of Newton's method, for a new campaign
+#: Of Newton's method: the change of a weight after which one more step finds the mode.
+_TOLERANCE, _MAX_STEPS = 1e-5, 30
 #: EM rounds with the same quadratic approximation of the likelihoods.
 _ROUNDS_PER_PASS = 8
 
@@ -48,18 +45,18 @@ class Examples(NamedTuple):
     features: np.ndarray
     label: np.ndarray
 
-    def padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features, labels and weights, 0 for padding, of a power of two examples.
+    def regression(self, prior: Gaussian) -> Regression:
+        """Builds the campaign's regression, whose last feature is the constant 1.
 
-        Every size compiles a program.
+        Every size compiles a program, so examples are padded to a power of two.
         """
-        count = len(self.label)
-        missing = max(64, 1 << (count - 1).bit_length()) - count
-        weight = np.pad(np.ones(count, np.float32), (0, missing))
-        features = self.features
-        if missing:  # a campaign's features can be many
-            features = np.pad(features, ((0, missing), (0, 0)))
-        return features, np.pad(self.label, (0, missing)), weight
+        count, size = self.features.shape
+        padded = max(64, 1 << (count - 1).bit_length())
+        features = np.zeros((padded, size + 1), self.features.dtype)
+        features[:count, :-1], features[:count, -1] = self.features, 1
+        label = np.pad(self.label, (0, padded - count))
+        weight = (np.arange(padded) < count).astype(np.float32)
+        return Regression(features, 0.0, label, weight, *prior.with_intercept())
 
 
 class Gaussian(NamedTuple):
@@ -72,6 +69,11 @@ class Gaussian(NamedTuple):
 
     mean: np.ndarray
     covariance: np.ndarray
+
+    def with_intercept(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean (p + 1,) and the precision (p + 1, p + 1) of weights and intercept."""
+        precision = block_diag(np.linalg.inv(self.covariance), INTERCEPT_PRECISION)
+        return np.append(self.mean, 0.0), precision
 
 
 @contextmanager
@@ -93,58 +95,22 @@ def posterior_mode(examples: Examples, prior: Gaussian) -> np.ndarray:
       examples: of the campaign.
       prior: of the weights, (p,).
     """
-    padded, mean = examples.padded(), np.append(prior.mean, 0.0)
-    precision = _with_intercept(prior.covariance)
     with _double_precision():
-        mode = target = mean
-        for _ in range(_MAX_STEPS):
-            mode, gradient, hessian = _advance(*padded, mode, target, mean, precision)
-            gradient, hessian = gradient + precision @ (mode - mean), hessian + precision
-            step = cho_solve(cho_factor(hessian), gradient)
-            if np.abs(step).max() <= _TOLERANCE:
-                break
-            target = mode - step
-        return np.asarray(mode)
+        return np.asarray(_mode(examples.regression(prior)))
 
 
-def _with_intercept(covariance: np.ndarray) -> np.ndarray:
-    """(p, p) covariance of weights -> (p + 1, p + 1) precision of weights and intercept."""
-    size = len(covariance)
-    precision = np.zeros((size + 1, size + 1))
-    precision[:size, :size] = np.linalg.inv(covariance)
-    precision[size, size] = 1 / _INTERCEPT_VARIANCE
-    return precision
+_mode = jit(partial(newton, num_steps=_MAX_STEPS, tolerance=_TOLERANCE))
 
 
 @jit
-def _advance(
-    features: Array,
-    label: Array,
-    weight: Array,
-    start: Array,
-    target: Array,
-    mean: Array,
-    precision: Array,
-) -> tuple[Array, Array, Array]:
+def _advance(given: Regression, start: Array, target: Array) -> tuple[Array, Array, Array]:
     """The best point (p + 1,) from ``start`` to ``target``, and the likelihood there.
 
     The likelihood is given by the gradient (p + 1,) and the Hessian (p + 1, p + 1) of its negative
     logarithm.
     """
-    x = jnp.concatenate([features, jnp.ones_like(features[:, :1])], axis=1)
-    wide, lengths = x.astype(mean.dtype), jnp.array(_LENGTHS, mean.dtype)
-    from_start, along = wide @ start, wide @ (target - start)
-
-    def objective(length: Array) -> Array:
-        log_odds, away = from_start + length * along, start + length * (target - start) - mean
-        loss = jnp.sum(weight * (jnp.logaddexp(0, log_odds) - label * log_odds))
-        return loss + away @ precision @ away / 2
-
-    length = lengths[jnp.nanargmin(jax.vmap(objective)(lengths))]
-    p = jax.nn.sigmoid(from_start + length * along)
-    scaled = x * jnp.sqrt(weight * p * (1 - p)).astype(x.dtype)[:, None]
-    gradient = (weight * (p - label)) @ wide
-    return start + length * (target - start), gradient, (scaled.T @ scaled).astype(mean.dtype)
+    mode = given.best_along(start - target, start)
+    return mode, given.gradient(mode), given.hessian(mode)
 
 
 class Learned(NamedTuple):
@@ -181,25 +147,25 @@ def learn_prior(
       passes: number of passes over the examples. Each approximates the likelihoods at the current
         modes by quadratic functions, with which some EM rounds are made.
     """
-    size, padded = len(groups), [own.padded() for own in campaigns]
+    size = len(groups)
     groups = np.unique(groups, return_inverse=True)[1]
     prior = Gaussian(np.zeros(size), np.diag(variances))
     rates = np.array([own.label.mean() for own in campaigns])
     rates, modes = rates.clip(1e-6, 1 - 1e-6), np.zeros((len(campaigns), size + 1))
     modes[:, -1] = np.log(rates) - np.log1p(-rates)
-    targets = modes
+    targets, padded = modes, [own.regression(prior) for own in campaigns]
     with _double_precision():
         for _ in range(passes):
-            mean, precision = np.append(prior.mean, 0.0), _with_intercept(prior.covariance)
+            mean, precision = prior.with_intercept()
             found = [
-                _advance(*own, *start, mean, precision)
-                for own, *start in zip(padded, modes, targets, strict=True)
+                _advance(own._replace(mean=mean, precision=precision), *points)
+                for own, *points in zip(padded, modes, targets, strict=True)
             ]
             modes, gradients, hessians = map(np.stack, zip(*found, strict=True))
             linear = np.einsum("cij,cj->ci", hessians, modes) - gradients
             for _ in range(_ROUNDS_PER_PASS):
-                mean, precision = np.append(prior.mean, 0.0), _with_intercept(prior.covariance)
-                targets, spread = map(np.asarray, _posteriors(hessians, linear, mean, precision))
+                given = prior.with_intercept()
+                targets, spread = map(np.asarray, _posteriors(hessians, linear, *given))
                 prior = _maximised(targets[:, :-1], spread[:-1, :-1], groups, strength)
     return Learned(prior, targets[:, :-1])
 
