@@ -14,13 +14,14 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.folds import folds
 from metaheac_jax.methods import LogisticRegression, Run, register
 from metaheac_jax.model import State
 from metaheac_jax.progress import silent
 from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import value_counts
 
-_FOLDS = 5
+FOLDS = 5
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 
 
@@ -39,26 +40,18 @@ class CrossValidated(LogisticRegression):
             examples = campaign_examples(run.dataset, campaign)
             order = generator(run.seed, 0).permutation(len(examples.label))
             features = value_counts(examples.ids.user[order], run.dataset.num_rows)
-            penalty = best_penalty(features, examples.label[order])
+            labels = examples.label[order]
+            penalty = best_penalty(features, labels, folds(labels, FOLDS, np.arange(len(labels))))
             method = LogisticRegression(self.config.changed({"penalty": penalty}))
             models += method.customise(quiet, state, [campaign])
             run.progress("customise", number + 1, len(campaigns))
         return models
 
 
-def folds_of(labels: np.ndarray, count: int) -> np.ndarray:
-    """(B,) labels in random order -> (B,) a fold of each; a fold has both, if there are enough."""
-    fold = np.empty(len(labels), int)
-    for label in (0, 1):
-        of = labels == label
-        fold[of] = np.arange(of.sum()) % count
-    return fold
-
-
-def best_penalty(features: csr_matrix, labels: np.ndarray) -> float:
+def best_penalty(features: csr_matrix, labels: np.ndarray, fold: np.ndarray) -> float:
     """The penalty with the lowest loss of (B,) examples under regressions without their fold."""
-    fold, losses = folds_of(labels, _FOLDS), np.zeros(len(PENALTIES))
-    for left_out in range(_FOLDS):
+    losses = np.zeros(len(PENALTIES))
+    for left_out in range(fold.max() + 1):
         out = fold == left_out
         rest, own = csr_matrix(features[~out]), features[out]
         for number, penalty in enumerate(PENALTIES):

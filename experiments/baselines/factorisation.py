@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from experiments.baselines.cross_validated import FOLDS, best_penalty
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.solvers.regression import fit_regression
 
 #: Rank and penalty were chosen on held-out training movies of the first split of MovieLens-1M.
 _RANK, _PENALTY, _ROUNDS = 4, 10.0, 15
-PENALTIES, _FOLDS = (3.0, 10.0, 30.0, 100.0, 300.0), 5
 
 
 def user_factors(label: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -47,23 +47,6 @@ def _least_squares(rest: np.ndarray, seen: np.ndarray, others: np.ndarray) -> np
     return np.linalg.solve(squares, (rest @ others)[..., None])[..., 0]
 
 
-def best_penalty(features: csr_matrix, label: np.ndarray) -> float:
-    """The penalty of a regression with the lowest loss on folds that it has not seen.
-
-    Args:
-      features: (P, d + 1).
-      label: (P,) 1 for a seed, 0 for a non-seed.
-    """
-    fold, losses = generator(0, 0).permutation(len(label)) % _FOLDS, np.zeros(len(PENALTIES))
-    for number, penalty in enumerate(PENALTIES):
-        for own in range(_FOLDS):
-            rest = fold != own
-            weights, bias = fit_regression(csr_matrix(features[rest]), label[rest], penalty)
-            log_odds = features[~rest] @ weights + bias
-            losses[number] += np.sum(np.logaddexp(0, log_odds) - label[~rest] * log_odds)
-    return PENALTIES[int(np.argmin(losses))]
-
-
 def factorisation_scores(dataset: Dataset, user_of: np.ndarray, split: Split) -> np.ndarray:
     """(E,) scores of the examples of stage 2; 0 in training campaigns.
 
@@ -87,6 +70,7 @@ def factorisation_scores(dataset: Dataset, user_of: np.ndarray, split: Split) ->
     for c in split.test.tolist():
         of, own = judged.of(c), stage.of(c)
         x, y = csr_matrix(factors[user_of[stage.user[own]]]), stage.label[own].astype(float)
-        weights, bias = fit_regression(x, y, best_penalty(x, y))
+        penalty = best_penalty(x, y, generator(0, 0).permutation(len(y)) % FOLDS)
+        weights, bias = fit_regression(x, y, penalty)
         scores[of] = factors[user_of[judged.user[of]]] @ weights + bias
     return scores

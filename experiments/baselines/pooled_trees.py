@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, vstack
 
-from experiments.baselines.cross_validated import folds_of
 from experiments.baselines.similarity import indicators
 from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.folds import folds
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import (
     Config,
@@ -215,7 +215,7 @@ def rows_of(
     for number, c in enumerate(campaigns.tolist()):
         campaign, rng = run.dataset.campaign(c), generator(run.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
-        fold = folds_of(campaign.labels, _FOLDS)
+        fold = folds(campaign.labels, _FOLDS, np.arange(len(campaign.labels)))
         counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
         users, base = run.dataset.rows_of(campaign.users, c), _base(campaign)
         scores = np.zeros((len(fold), 1 + len(customisers)))

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from metaheac_jax.audience.held_out import FOLDS, MIN_SEEDS
-from metaheac_jax.customising.customiser import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.folds import hold_out
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.methods import customise
 from metaheac_jax.model import General

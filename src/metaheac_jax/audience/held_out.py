@@ -19,6 +19,7 @@ import numpy as np
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.folds import folds, shuffle_classes
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise
 from metaheac_jax.model import Customised, General
@@ -92,18 +93,16 @@ def cross_fit(
       InputError: as in `Method.customise`.
       Diverged: weights are not finite.
     """
-    given = ~campaign.is_found
-    seeds = np.flatnonzero(given & (campaign.labels == 1))
-    others = np.flatnonzero(given & (campaign.labels == 0))
+    given, is_seed = ~campaign.is_found, campaign.labels == 1
     if pool is not None:
-        within = seeds[pool[campaign.users[seeds]]]
-        seeds = within if len(within) >= MIN_SEEDS else seeds
-    if len(seeds) < MIN_SEEDS:
+        within = given & (pool[campaign.users] | ~is_seed)
+        given = within if (within & is_seed).sum() >= MIN_SEEDS else given
+    if (given & is_seed).sum() < MIN_SEEDS:
         return []
-    rng = generator(seed, 0)
-    fold_of = np.full(len(campaign.users), -1)
-    for examples in (seeds, others):
-        fold_of[rng.permutation(examples)] = np.arange(len(examples)) % FOLDS
+    divided, fold_of = np.flatnonzero(given), np.full(len(campaign.users), -1)
+    labels = campaign.labels[divided]
+    order = np.concatenate(shuffle_classes(labels, generator(seed, 0)))
+    fold_of[divided] = folds(labels, FOLDS, order)
     kept = [campaign.pick(fold_of != fold) for fold in range(FOLDS)]
     models = customise(general, data, kept, seed=seed, progress=progress)
     held = [campaign.users[(fold_of == fold) & (campaign.labels == 1)] for fold in range(FOLDS)]

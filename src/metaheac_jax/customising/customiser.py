@@ -23,6 +23,7 @@ from jax import Array
 from metaheac_jax.backend import in_threads, jit
 from metaheac_jax.customising.sizes import GrowingSize, usual_size
 from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.data.folds import hold_out
 from metaheac_jax.errors import Diverged
 from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.networks import Network
@@ -232,7 +233,14 @@ def _finite(model: Any) -> Array:
 
 
 def minibatches(examples: Batch, picked: np.ndarray, size: int, pad: int) -> Iterator[Batch]:
-    """The picked examples of a campaign, ``size`` at a time; the last are padded with weight 0."""
+    """Yields the picked examples of a campaign, ``size`` at a time.
+
+    Args:
+      examples: leaves (n, ...).
+      picked: positions of examples.
+      size: B. The last minibatch is padded with weight 0.
+      pad: table row of padding.
+    """
     for start in range(0, len(picked), size):
         batch = examples.pick(picked[start : start + size])
         missing = size - len(batch.label)
@@ -247,23 +255,3 @@ def localise(index: RowIndex, batch: Batch, size: GrowingSize) -> tuple[np.ndarr
     touched = index.distinct(batch.ids)
     rows, ids = index.renumber(touched, size.holding(len(touched)), batch.ids)
     return rows, batch._replace(ids=ids)
-
-
-def hold_out(
-    label: np.ndarray, fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit and positions held out: a fraction of each class, at least one of each.
-
-    Without a held-out seed, the model with the smallest predictions would have the lowest held-out
-    loss. So if a class has a single example, nothing is held out.
-
-    Args:
-      fraction: fraction of the seeds, and of the non-seeds; 0 holds nothing out.
-      rng: draws the held-out examples.
-    """
-    classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
-    if not fraction or min(map(len, classes)) < 2:
-        return np.arange(len(label)), np.empty(0, int)
-    held = [rng.permutation(of)[: max(1, int(fraction * len(of)))] for of in classes]
-    out = np.concatenate(held)
-    return np.setdiff1d(np.arange(len(label)), out), out

@@ -1,4 +1,4 @@
-"""Which users who were shown an audience and did not convert become non-seeds.
+"""Which unconverted audience members become non-seeds.
 
 The other examples of a campaign are seeds and users of the pool, so in them the odds of being a
 seed are a user's relative rate of converting times the number of seeds per non-seed. Among users
@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 
 from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.folds import folds
 from metaheac_jax.errors import InputError
 from metaheac_jax.solvers.regression import fit_regression
 from metaheac_jax.table.sparse import value_counts
@@ -75,11 +76,8 @@ def _share_of(data: Dataset, index: int) -> float:
         return 1.0
     features = value_counts(np.asarray(data.user_rows[users]), data.num_rows)
     of_shown = value_counts(np.asarray(data.user_rows[shown]), data.num_rows)
-    fold = np.empty(len(users), int)
-    for label in (0, 1):  # in every fold, both occur
-        own = np.flatnonzero(labels == label)
-        ranks = np.argsort(np.argsort(draw_by_id(data.user_ids[users[own]], b"fold")))
-        fold[own] = ranks % _FOLDS
+    order = np.argsort(draw_by_id(data.user_ids[users], b"fold"), kind="stable")
+    fold = folds(labels, _FOLDS, order)
     scores, held_out = np.zeros(len(shown)), np.empty(len(users))
     for number in range(_FOLDS):
         out = fold == number

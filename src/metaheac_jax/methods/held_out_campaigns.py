@@ -15,6 +15,7 @@ import numpy as np
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.folds import shuffle_classes
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.method import Run
 from metaheac_jax.model import General, Scorer, State, on_device
@@ -105,21 +106,20 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     Raises:
       InputError: the campaign has fewer than two seeds or two non-seeds.
     """
-    campaign, rng = data.campaign(index), generator(seed, index)
-    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    campaign = data.campaign(index)
+    classes = shuffle_classes(campaign.labels, generator(seed, index))
+    if min(map(len, classes)) < 2:
+        raise InputError(
+            f"{data.where}: {campaign.name}: has {len(classes[0])} seeds and {len(classes[1])} "
+            "non-seeds; a held-out campaign is halved, so it needs at least two of each; leave it "
+            "out"
+        )
     kept = min(1.0, 2 * MAX_HALF / len(campaign.labels))
-    for kind in (1, 0):
-        of_kind = rng.permutation(np.flatnonzero(campaign.labels == kind))
-        if len(of_kind) < 2:
-            raise InputError(
-                f"{data.where}: {campaign.name}: has {int(campaign.labels.sum())} seeds and "
-                f"{int((campaign.labels == 0).sum())} non-seeds; a held-out campaign is halved, so "
-                "it needs at least two of each; leave it out"
-            )
-        middle = len(of_kind) // 2
-        for half, part in zip(halves, (of_kind[:middle], of_kind[middle:]), strict=True):
-            half.append(part[: max(1, round(len(part) * kept))])
-    adapted, judged = map(np.concatenate, halves)
+    halves = [(own[: len(own) // 2], own[len(own) // 2 :]) for own in classes]
+    adapted, judged = (
+        np.concatenate([part[: max(1, round(len(part) * kept))] for part in parts])
+        for parts in zip(*halves, strict=True)
+    )
     return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
 
 
