@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults import flips, kills
+from faults import flips, kills, spellings
 from faults.scene import Scene
 
 pytestmark = pytest.mark.slow
@@ -32,3 +32,7 @@ def test_flipped_bits(scene):
     held(flips.inputs(scene, "DATA", 2), flips.inputs(scene, "MODEL", 2))
     held(flips.trainings(scene, 1))
     held(flips.exports(scene, 2))
+
+
+def test_spelled_ids_and_forgotten_values(scene):
+    held(*spellings.spellings(scene.folder, 60), *spellings.forgetting(scene.folder, 7))
