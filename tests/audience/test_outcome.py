@@ -107,8 +107,9 @@ def test_what_is_wrong_is_named(tmp_path):
 
 
 def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
-    ids = np.array([f"@{u}".encode() for u in range(60)])
-    data, path = replace(answered({1: 1, 2: 0}), user_ids=ids), tmp_path / "a.csv"
-    write_frame(path, audience([1, 2], user_id=["@1", "@2"]))
-    assert "'@1" in path.read_text()
+    ids, names = np.array([f"@{u}".encode() for u in range(60)]), np.array([b"=k", b"l"])
+    data = replace(answered({1: 1, 2: 0}), user_ids=ids, campaign_ids=names)
+    path = tmp_path / "a.csv"
+    write_frame(path, audience([1, 2], user_id=["@1", "@2"], campaign_id=["=k", "=k"]))
+    assert "'=k,'@1" in path.read_text()
     assert audience_outcome(path, data)["converts"].to_list() == [1, 0]

@@ -17,7 +17,7 @@ from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.backend import Profile
-from metaheac_jax.data import dataset as dataset_module
+from metaheac_jax.data import user_ids
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, configured, customise, fit
 from metaheac_jax.ranking import percent_of
@@ -78,7 +78,7 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, pool, exclud
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieve, "_BLOCK", block)
         general = fixed(scores, data=DATA)
-        excluded = [*DATA.user_ids[sorted(exclude)], 10**9]
+        excluded = DATA.user_ids[sorted(exclude)]
         found = expand(general, DATA, campaigns, exclude=excluded, **size, **options)
     assert found.columns == ["campaign_id", "rank", "user_id", "score"]
     assert set(found["campaign_id"]) <= {"a", "b"}
@@ -173,7 +173,7 @@ def test_data_with_other_values_has_the_rows_of_the_model():
 
 def test_memory_does_not_grow_with_the_scores_of_the_pool(monkeypatch):
     """A user of the data takes some bytes for who may be in the audience, and no more."""
-    for module in (retrieve, dataset_module):
+    for module in (retrieve, user_ids):
         monkeypatch.setattr(module, "_BLOCK", 1000)
 
     def peak(num_users):
@@ -205,8 +205,8 @@ def test_nobody_left_is_an_empty_audience():
         ({"percent": 0}, "percent: expected more than 0"),
         ({"percent": 100.5}, "percent: expected more than 0 and at most 100, got 100.5"),
         ({"percent": float("nan")}, "percent: expected more than 0"),
-        ({"size": 5, "pool": [-1]}, "pool: none of 1 ids is a user of toy; give ids as"),
-        ({"size": 5, "exclude": [1.5]}, r"user ids: expected whole numbers, got 1\.5"),
+        ({"size": 5, "pool": [-1]}, "pool: 0 of 1 ids are users; 1 is not, such as -1 "),
+        ({"size": 5, "exclude": [1.5]}, r"exclude: item 1 is 1\.5, expected a plain whole"),
         ({"size": 5, "campaigns": 99}, "toy: has no campaign '99'"),
     ],
 )

@@ -15,11 +15,22 @@ REFUSALS = [
     ("prepare WORLD IN", {"IN/mine.txt": "x"}, ("IN", "another folder")),
     ("prepare WORLD OUT/data --schema IN/s.json", {"IN/s.json": "{"}, ("IN/s.json", "JSON")),
     ("prepare WORLD OUT/data --exclude IN/none.txt", {}, ("IN/none.txt",)),
+    *(
+        (line, {"IN/a.csv": "user_id\n7\n8.0\n"}, ("IN/a.csv: line 3", "'8.0'", "fix or remove"))
+        for line in (
+            "prepare WORLD OUT/data --exclude IN/a.csv",
+            "add DATA --exclude IN/a.csv",
+            "expand MODEL DATA --campaign NEW --size 5 --exclude IN/a.csv --out OUT/a.csv",
+            "expand MODEL DATA --campaign NEW --size 5 --pool IN/a.csv --out OUT/a.csv",
+            "explain MODEL DATA --campaign NEW --pool IN/a.csv --out OUT/a.html",
+        )
+    ),
+    ("add DATA --exclude IN/a.txt", {"IN/a.txt": "-5"}, ("IN/a.txt", "-5 (line 1)", "omit")),
     ("add DATA", {}, ("--campaigns", "--examples")),
     ("add IN/none --examples IN/e.csv", {}, ("IN/none",)),
     (
         "add DATA --examples IN/e.csv",
-        {"IN/e.csv": "campaign_id,user_id,label\nnone-such,u,1\n"},
+        {"IN/e.csv": "campaign_id,user_id,label\nnone-such,1,1\n"},
         ("IN/e.csv", "none-such"),
     ),
     (
@@ -57,6 +68,12 @@ REFUSALS = [
         {"IN/s.csv": "7\n8\n", "IN/a.json": "{}"},
         ("IN/s.csv", "has no column 'user_id'"),
     ),
+    (
+        f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
+        {"IN/s.txt": "7\n\n007", "IN/a.json": "{}"},
+        ("IN/s.txt: line 3", "'007'", "fix or remove"),
+    ),
+    (f"{EXPAND} --campaign=-x --size 5", {}, ("no campaign '-x'",)),
     (
         f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
         {"IN/s.txt": "7", "IN/a.json": "[]"},

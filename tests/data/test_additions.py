@@ -163,7 +163,8 @@ def test_the_excluded_are_gone_from_every_byte(data):
     rows = [("k0", u, 0, 1, 1) for u in range(30, 45)]
     before, data = content(data.add(examples=frame(rows)))[0], data.add(examples=frame(rows))
     (data.folder.parent / "out.csv").write_text("user_id\n" + "\n".join(gone) + "\n")
-    after = data.add(exclude=[data.folder.parent / "out.csv"])
+    with pytest.warns(UserWarning, match=r"out.csv: 2 of 3 ids are users; 1 is not, such as no"):
+        after = data.add(exclude=[data.folder.parent / "out.csv"])
     check_data(after)
     open_dataset(after.folder)
     kept = {key: value for key, value in before.items() if key[1] not in (3, 40)}
@@ -178,9 +179,13 @@ def test_the_excluded_are_gone_from_every_byte(data):
     with pytest.warns(UserWarning, match=r"examples: 1 of 3 examples are of unknown users"):
         again = after.add(examples=frame([("k1", u, 1, 1, 0) for u in (3, 4, 5)]))
     assert ("k1", 3) not in content(again)[0]
-    assert after.add(exclude=gone).digest == again.digest
+    with pytest.raises(
+        InputError, match=r"^exclude: 0 of 3 ids are users; .* omit it if they were removed"
+    ):
+        after.add(exclude=gone)
+    assert open_dataset(after.folder).digest == again.digest
     with pytest.raises(InputError, match="all 58 users are to be excluded"):
-        after.add(exclude=IDS)
+        after.add(exclude=after.user_ids)
 
 
 # Faults -----------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_an_addition_that_is_killed_leaves_the_old_data_or_the_new(data, monkeyp
 
     def killed(*arguments, **options):
         calls.append(place)
-        if len(calls) == {"fsync": 3}.get(place, 1):
+        if len(calls) == {"fsync": 3, "iterdir": 1}.get(place, 1):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 

@@ -1,4 +1,4 @@
-"""A new campaign: its seeds, the non-seeds drawn for it, and user ids."""
+"""A new campaign: its seeds, and the non-seeds drawn for it."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.data.campaign import as_ids, draw_by_id, draw_non_seeds
+from metaheac_jax.data.campaign import draw_by_id, draw_non_seeds
 from metaheac_jax.errors import InputError
 
 DATA = dataset(campaigns=2, per_campaign=30, pool=30)  # 600 users; user i has the id 7 i + 3
@@ -51,10 +51,11 @@ def test_a_draw_by_id_is_that_of_every_version():
 
 
 def test_a_new_campaign_has_twenty_non_seeds_for_a_seed():
-    campaign = DATA.new_campaign([*ids(17, 5, 17, 99), 4, 4, -1], ATTRIBUTES)
+    with pytest.warns(UserWarning, match="^seeds: 3 of 5 ids are users; 2 are not, such as 4 "):
+        campaign = DATA.new_campaign([*ids(17, 5, 17, 99), 4, 4, -1], ATTRIBUTES)
     assert campaign.labels.tolist() == [1] * 3 + [0] * 60
     assert campaign.seeds.tolist() == [5, 17, 99]
-    assert (campaign.id, campaign.name, campaign.num_unmatched) == (None, "new campaign", 2)
+    assert (campaign.id, campaign.name) == (None, "new campaign")
     assert campaign.rows.tolist() == [37 + 4, 43 + 2]
     assert campaign.users.dtype == campaign.rows.dtype == np.int32
     assert campaign.labels.dtype == np.int8
@@ -69,8 +70,8 @@ def test_a_new_campaign_has_twenty_non_seeds_for_a_seed():
 @pytest.mark.parametrize(
     ("seeds", "options", "said"),
     [
-        ([], {}, "none of the 0 seeds is a user of toy"),
-        ([1, 2, 2], {}, "none of the 2 seeds is a user of toy"),
+        ([], {}, "seeds: there are none"),
+        ([1, 2, 2], {}, "seeds: 0 of 2 ids are users; 2 are not, such as 1 "),
         (ids(*range(600)), {}, "all 600 users are examples"),
         (ids(1), {"pool": np.zeros(600, bool)}, "outside the pool, so no non-seeds"),
         (ids(1), {"seed": -1}, "seed: expected a whole number"),
@@ -92,43 +93,3 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, options, said):
 def test_attributes_that_the_schema_does_not_have_are_refused(attributes, said):
     with pytest.raises(InputError, match=f"^campaign attributes: {said}"):
         DATA.new_campaign(ids(1), attributes)
-
-
-# User ids ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ([10, 3.5], False),
-        ([10.0, 3.0], False),  # from 2**53 on, floats stand for other numbers
-        ([[3], [10]], False),
-        (3, False),
-        ([None], False),
-        ([2**63], False),
-        (["007"], False),
-        ([b"9223372036854775808"], False),
-        ("ann", True),
-        (np.array([[b"ann"]]), True),
-    ],
-)
-def test_what_is_no_list_of_ids_is_refused(given, text):
-    with pytest.raises(InputError, match=r"^user ids: expected"):
-        as_ids(given, text=text)
-
-
-@pytest.mark.parametrize(
-    ("given", "text", "expected"),
-    [
-        ([], False, []),
-        (np.array([2**63 - 1], np.uint64), False, [2**63 - 1]),
-        ([b"-7", "9223372036854775807", 3], False, [-7, 2**63 - 1, 3]),
-        ([], True, []),
-        (["é", 7], True, ["é".encode(), b"7"]),
-        (np.array([b"x"]), True, [b"x"]),
-    ],
-)
-def test_ids_take_the_form_of_the_data(given, text, expected):
-    ids = as_ids(given, text=text)
-    assert ids.tolist() == expected
-    assert ids.dtype.kind == ("S" if text else "i")

@@ -17,7 +17,7 @@ from toy import check_data, digest_of
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.columns import bucket_edges, infer_schema
 from metaheac_jax.data.from_tables import prepare
-from metaheac_jax.data.table_file import Table, read_user_ids
+from metaheac_jax.data.table_file import Table, read_ids
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import inert_frame
 from metaheac_jax.schema import MISSING_WHOLE, Field, Schema
@@ -210,18 +210,21 @@ def test_the_excluded_are_in_no_byte(tmp_path):
         file.write(f"{gone[0]}x,only-theirs,1,\n")
     (tmp_path / "out.csv").write_text(csv("user_id", *gone))
     (tmp_path / "out.txt").write_text(csv(f"{gone[0]}x", "nobody"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # they are not counted as unknown
-        paths = [tmp_path / "out.csv", tmp_path / "out.txt"]
+    paths = [tmp_path / "out.csv", tmp_path / "out.txt"]
+    with warnings.catch_warnings(record=True) as caught:  # they are not counted as unknown
+        warnings.simplefilter("always")
         data = prepare(source, tmp_path / "d", schema=SCHEMA, exclude=paths)
+    told = [str(own.message) for own in caught]
+    assert told == [f"{paths[1]}: 1 of 2 ids are users; 1 is not, such as nobody (line 2)"]
     assert data.num_users == 75
     kept = [own for own in examples if own[1] not in gone]
     assert len(data.stage1.user) + len(data.stage2.user) == len(kept)
     written = b"".join(path.read_bytes() for path in (tmp_path / "d").iterdir())
     assert not any(own.encode() in written for own in [*gone, "only-theirs"])
     assert users["user_id"][5].encode() in written
-    with pytest.raises(InputError, match=r"users\.csv: has no rows, or none but excluded"):
-        prepare(source, tmp_path / "d", schema=SCHEMA, exclude=[*users["user_id"], f"{gone[0]}x"])
+    everybody = [*users["user_id"], f"{gone[0]}x"]
+    with pytest.raises(InputError, match=r"users\.csv: has no rows but excluded"):
+        prepare(source, tmp_path / "d", schema=SCHEMA, exclude=everybody)
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -318,19 +321,6 @@ def test_a_row_of_a_folder_is_counted_over_its_files(tmp_path):
         prepare(source, tmp_path / "d", schema=schema)
 
 
-def test_files_of_ids(tmp_path):
-    for name, text in {"a.csv": "user_id,x\n7,1\nb,2\n", "c.txt": "7\n\nb"}.items():
-        (tmp_path / name).write_text(text)
-        assert read_user_ids(tmp_path / name) == ["7", "b"]
-    pl.DataFrame({"user_id": [7, 8]}).write_parquet(tmp_path / "d.parquet")
-    assert read_user_ids(tmp_path / "d.parquet") == ["7", "8"]
-    (tmp_path / "e.csv").write_text("a,b\n1,2\n")
-    wrong = {"e.csv": "has no column 'user_id'", "f.csv": "no such file", "g.doc": "that ends in"}
-    for name, what in wrong.items():
-        with pytest.raises(InputError, match=f"{name}: .*{what}"):
-            read_user_ids(tmp_path / name)
-
-
 def test_ids_that_a_spreadsheet_would_run_are_read_back(tmp_path):
     """Audiences in CSV have an apostrophe before them."""
     ids, names = ["=a", "+b", "-c", "@d", "'=a", "e", "-7"], ["=k", "l"]
@@ -340,7 +330,8 @@ def test_ids_that_a_spreadsheet_would_run_are_read_back(tmp_path):
     for name, frame in (("users", users), ("campaigns", campaigns), ("examples", audience)):
         frame.write_parquet(tmp_path / f"{name}.parquet")
         inert_frame(frame).write_csv(tmp_path / f"{name}.csv")
-    assert read_user_ids(tmp_path / "examples.csv") == ids
+    read, _ = read_ids(tmp_path / "examples.csv", "user_id", whole=False)
+    assert read.tolist() == [own.encode() for own in ids]
     digests = set()
     for forms in (("parquet",) * 3, ("parquet", "csv", "csv"), ("csv",) * 3):
         source = tmp_path / "-".join(forms)
@@ -365,11 +356,20 @@ def test_ids_of_another_type_are_those_of_the_same_text(tmp_path, whole):
     (tmp_path / "examples.csv").write_text(csv(EXAMPLES[0], "k,7,1", "k,07,0", "l,5,1", "l,7,0"))
     (tmp_path / "out.csv").write_text(csv("user_id", "5", "05"))
     schema = Schema((Field("city"),), PLAIN.campaign)
+    if whole:
+        with pytest.raises(InputError, match=r"examples\.csv: line 3: user_id is '07', expected a"):
+            prepare(tmp_path, tmp_path / "data", schema=schema)
+        (tmp_path / "examples.csv").write_text(csv(EXAMPLES[0], "k,7,1", "k,8,0", "l,5,1", "l,7,0"))
     with pytest.warns(UserWarning, match="1 of 4 examples are of unknown users"):
         data = prepare(tmp_path, tmp_path / "data", schema=schema)
     assert data.user_ids.tolist() == (ids if whole else [b"5", b"7", b"x"])
     assert sorted(data.stage1.user) == [0, 1, 1]
-    fewer = data.add(exclude=[tmp_path / "out.csv"])
+    if whole:
+        with pytest.raises(InputError, match=r"out\.csv: line 3: user_id is '05', expected a"):
+            data.add(exclude=[tmp_path / "out.csv"])
+        (tmp_path / "out.csv").write_text(csv("user_id", "5", "6"))
+    with pytest.warns(UserWarning, match=r"1 of 2 ids are users; 1 is not, such as 0?[56] \(line"):
+        fewer = data.add(exclude=[tmp_path / "out.csv"])
     assert fewer.num_users == 2
     assert sorted(fewer.stage1.user) == [0, 0]
 

@@ -155,10 +155,11 @@ def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFra
     table = Table(audience, ["campaign_id", "user_id", "rank"], name="audience")
     rank = pl.col("rank").cast(pl.Int64, strict=False)
     table.check("rank", rank.is_not_null(), "a whole number")
-    table.check_ids("user_id")
-    user = table.id_cells("user_id", whole=data.user_ids.dtype.kind != "S")
-    table.check("user_id", user.is_not_null(), "a whole number, as the users of the data have")
-    frame = table.collect(table.scan().select(pl.col("campaign_id").cast(pl.String), rank, user))
+    whole = data.user_ids.dtype.kind != "S"
+    table.check_ids("campaign_id")
+    table.check_ids("user_id", whole=whole)
+    cells = table.id_cells("campaign_id", whole=False), table.id_cells("user_id", whole=whole)
+    frame = table.collect(table.scan().select(*cells, rank))
     frame = frame.unique(["campaign_id", "user_id"], keep="first").sort("campaign_id", "rank")
     tenths, labels = [np.empty(0, int)], [np.empty(0, int)]
     for (own,), part in frame.group_by("campaign_id", maintain_order=True):

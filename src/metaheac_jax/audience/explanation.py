@@ -23,8 +23,9 @@ from metaheac_jax.audience.held_out import (
     size_curve,
 )
 from metaheac_jax.audience.retrieve import expand, find_campaigns, pool_mask
-from metaheac_jax.data.campaign import Campaign, UserIds
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.user_ids import UserIds
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import General
@@ -184,13 +185,14 @@ def explain(
         own,
         size=size,
         percent=DEFAULT_PERCENT if size is None else None,
-        pool=pool,
+        pool=None if pool is None else data.user_ids[able],
         seed=seed,
         progress=progress,
     )
     if not len(audience):
         raise InputError(f"{own.name}: nobody of the pool is left for its audience; use a larger")
-    members, candidates = data.mask_of(audience["user_id"]), able.copy()
+    members, candidates = np.zeros(data.num_users, bool), able.copy()
+    members[data.find_users(audience["user_id"])] = True
     candidates[own.seeds] = False
     shown = _shown_others(data, own)
     num_candidates, curve = int(candidates.sum()), list[SizePoint]()

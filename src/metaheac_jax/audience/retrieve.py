@@ -26,8 +26,9 @@ from metaheac_jax.backend import in_threads, profile
 from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
 from metaheac_jax.customising.score import Program, groups
 from metaheac_jax.data.batches import check_ids
-from metaheac_jax.data.campaign import Campaign, UserIds
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.user_ids import UserIds
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import inert_frame, whole_file
 from metaheac_jax.methods import customise
@@ -64,9 +65,9 @@ def expand(
         `Dataset.new_campaign`.
       size: K; fewer users are returned if there are fewer candidates.
       percent: K as a percentage of the candidates. Give exactly one of ``size`` and ``percent``.
-      pool: ids of the users who may be in the audience; all users by default. Random non-seeds of a
-        campaign of the data are drawn from them too.
-      exclude: ids of users who are left out of these audiences only. Unknown ids are ignored.
+      pool: ids, or files of them, of the users who may be in the audience; all users by default.
+        Random non-seeds of a campaign of the data are drawn from them too.
+      exclude: ids, or files of them, of users who are left out of these audiences only.
       probability: whether to calibrate probabilities of converting. The base rate is that of the
         campaign's seeds, without converts of audiences, among the users of the pool.
       seed: random seed of non-seeds, of customising and of calibrating.
@@ -85,6 +86,7 @@ def expand(
     """
     check_size(size, percent)
     able = pool_mask(data, pool)
+    kept = able & ~data.mask_of(exclude, "exclude")
     given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
     data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
     lines = []
@@ -95,7 +97,7 @@ def expand(
                 raise InputError(f"{own.name}: more seeds than users in the pool; omit probability")
         lines = calibrate(general, data, wanted, rates, seed=seed, progress=progress)
     models = customise(general, data, wanted, seed=seed, progress=progress)
-    frames = _best(models, data, able & ~data.mask_of(exclude), size, percent, progress=progress)
+    frames = _best(models, data, kept, size, percent, progress=progress)
     for place, (slope, intercept) in enumerate(lines):
         log_odds = slope * frames[place]["score"].to_numpy().astype(float) + intercept
         chances = expit(log_odds).astype(np.float32)
@@ -118,19 +120,14 @@ def check_size(size: int | None, percent: float | None) -> None:
 
 
 def pool_mask(data: Dataset, pool: UserIds | None) -> np.ndarray:
-    """(U,) bool, the users with these ids, or all users.
+    """(U,) bool, the users who are named, or all users.
 
     Raises:
-      InputError: none of the ids is that of a user.
+      InputError: nobody is named, or as `user_ids.find_named`.
     """
-    if pool is None:
-        return np.ones(data.num_users, bool)
-    mask = data.mask_of(pool)
+    mask = np.ones(data.num_users, bool) if pool is None else data.mask_of(pool, "pool")
     if not mask.any():
-        raise InputError(
-            f"pool: none of {len(np.asarray(pool))} ids is a user of {data.where}; give ids as "
-            "they are in its users"
-        )
+        raise InputError("pool: nobody is in it; give ids of users")
     return mask
 
 

@@ -10,11 +10,9 @@ from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.terminal import counted, option
-from metaheac_jax.errors import InputError, about
+from metaheac_jax.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from metaheac_jax.data.campaign import Campaign
     from metaheac_jax.data.dataset import Dataset
     from metaheac_jax.model import General
@@ -28,8 +26,9 @@ class Options:
     model: Annotated[Path, Positional, option("MODEL")]
     #: Folder of the data, from prepare.
     data: Annotated[Path, Positional, option("DATA")]
-    #: Ids of campaigns in the data. Users who were shown a campaign and did not convert are its
-    #: non-seeds; without any, 20 random users per seed are.
+    #: Ids of campaigns in the data; --campaign=-x for one that begins with a hyphen. Users who were
+    #: shown a campaign and did not convert are its non-seeds; without any, 20 random users per seed
+    #: are.
     campaign: Annotated[tuple[str, ...], option("ID...")] = ()
     #: All campaigns of the data that have seeds and that the model has not seen.
     all_new: bool = False
@@ -81,16 +80,15 @@ def main(options: Options) -> None:
     with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        pool = None if options.pool is None else read_ids(options.pool, data)
-        mask, wanted = pool_mask(data, pool), [*dict.fromkeys(options.campaign)]
+        mask, wanted = pool_mask(data, options.pool), [*dict.fromkeys(options.campaign)]
         if options.all_new:
             wanted = new_campaigns(general, data)
         elif options.seeds is not None and options.attributes is not None:
             attributes = read_json(options.attributes)
             if not isinstance(attributes, dict):
                 raise InputError(f'{options.attributes}: expected JSON such as {{"topic": "tea"}}')
-            seeds = read_seeds(options.seeds, data)
-            wanted = [data.new_campaign(seeds, attributes, pool=mask)]
+            check_seeds(options.seeds)
+            wanted = [data.new_campaign(options.seeds, attributes, pool=mask)]
         data, chosen = find_campaigns(general, data, wanted, pool=mask)
         audiences = expand(
             general,
@@ -98,8 +96,8 @@ def main(options: Options) -> None:
             chosen,
             size=options.size,
             percent=options.percent,
-            pool=pool,
-            exclude=[own for path in options.exclude for own in read_ids(path, data)],
+            pool=None if options.pool is None else data.user_ids[mask],
+            exclude=options.exclude,
             probability=options.probability,
             progress=progress,
         )
@@ -131,41 +129,22 @@ def new_campaigns(general: General, data: Dataset) -> list[Any]:
 def notes_on(campaigns: list[Campaign]) -> list[str]:
     """What may be wrong with campaigns, in words."""
     return [
-        f"note: {own.name}: {counted(own.num_unmatched, 'seed')} not among the users of the data"
-        for own in campaigns
-        if own.num_unmatched
-    ] + [
         f"note: {own.name}: the model has not seen its {', '.join(own.unknown_attributes)}"
         for own in campaigns
         if own.unknown_attributes
     ]
 
 
-def read_ids(path: Path, data: Dataset) -> np.ndarray:
-    """Reads the user ids in a file, in the form of the data; see `table_file.read_user_ids`.
+def check_seeds(path: Path) -> None:
+    """Refuses a table of seeds with another column, which may say that some did not convert.
 
     Raises:
-      InputError: the file cannot be read, or an id cannot be one of the data.
-    """
-    from metaheac_jax.data.campaign import as_ids
-    from metaheac_jax.data.table_file import read_user_ids
-
-    texts = read_user_ids(path)
-    with about(path):
-        return as_ids(texts, text=data.user_ids.dtype.kind == "S")
-
-
-def read_seeds(path: Path, data: Dataset) -> np.ndarray:
-    """Reads the ids of the seeds in a file.
-
-    Raises:
-      InputError: as `read_ids`, or another column may say that some users did not convert.
+      InputError: there is one, or the file cannot be read.
     """
     from metaheac_jax.data.table_file import Table
 
-    if path.suffix != ".txt" and len(Table(path).names) > 1:
+    if not path.name.endswith(".txt") and len(Table(path).names) > 1:
         raise InputError(
             f"{path}: has columns besides user_id, which may say who is no seed; keep user_id of "
             "the seeds alone, or give campaign_id, user_id and label to metaheac add --examples"
         )
-    return read_ids(path, data)

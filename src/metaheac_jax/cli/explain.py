@@ -9,7 +9,6 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.expand import read_ids
 from metaheac_jax.cli.terminal import option
 
 
@@ -45,10 +44,8 @@ def main(options: Options) -> None:
     with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        pool = None if options.pool is None else read_ids(options.pool, data)
-        explanation = explain(
-            general, data, options.campaign, size=options.size, pool=pool, progress=progress
-        )
+        wanted = {"size": options.size, "pool": options.pool}
+        explanation = explain(general, data, options.campaign, **wanted, progress=progress)
         if options.out.suffix.lower() == ".html":
             write_text(options.out, explanation.html())
         else:

@@ -30,7 +30,7 @@ class Options:
     #: DATA/schema.json has the result, with which later tables can be prepared alike.
     schema: Annotated[Path | None, option("FILE")] = None
     #: Files with ids of users who opted out: .txt with one per line, or a table with a column
-    #: user_id. Nothing of theirs is written.
+    #: user_id. Nothing of theirs is written. A file without any of the users is an error.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
 
 

@@ -5,24 +5,24 @@ Axes: U users, S slots of a user, C campaigns, N campaign fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import UserIds, draw_by_id
+from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField, mapped
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import open_dataset, write_columns
-from metaheac_jax.data.table_file import Table, as_id_texts, id_array
+from metaheac_jax.data.table_file import Table, id_array
+from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Vocabulary, union_of_values, whole_number
+from metaheac_jax.schema import Vocabulary, union_of_values
 
 
 def add(
@@ -30,7 +30,7 @@ def add(
     campaigns: Path | str | pl.DataFrame | None = None,
     examples: Path | str | pl.DataFrame | None = None,
     *,
-    exclude: Sequence[Path] | UserIds = (),
+    exclude: UserIds = (),
     progress: Progress = silent,
 ) -> Dataset:
     """Adds rows to a dataset on disk; see `Dataset.add`."""
@@ -44,7 +44,7 @@ def add(
             folder, verify=lambda name: name not in unread, histories=False, progress=progress
         )
         schema = data.schema
-        excluded = as_id_texts(exclude, schema.user_id)
+        excluded, gone = find_named(exclude, data.user_ids, "exclude", schema.user_id)
         rows = _rows_of(data)
         if campaigns is not None:
             names = [schema.campaign_id, *(own.name for own in schema.campaign)]
@@ -59,8 +59,6 @@ def add(
             known = _known_users(data, table)
             new = read_examples(table, schema, known, data.campaign_ids)
             rows = _replaced(rows, new, touched)
-        is_text = data.user_ids.dtype.kind == "S"
-        gone = data.mask_of([id for id in excluded if is_text or whole_number(id) is not None])
         if gone.any():
             data, rows = _without(data, rows, gone)
             # Their users have other indices, on which shares and random non-seeds depend.
@@ -123,9 +121,10 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
 
 def _known_users(data: Dataset, table: Table) -> pl.DataFrame:
     """The ids in a table that are users of the data, and their indices; see `indices`."""
-    table.check_ids(data.schema.user_id)
-    cells = table.id_cells(data.schema.user_id, whole=data.user_ids.dtype.kind != "S")
-    ids = table.collect(table.scan().select(cells).unique()).to_series().drop_nulls()
+    whole = data.user_ids.dtype.kind != "S"
+    table.check_ids(data.schema.user_id, whole=whole)
+    cells = table.id_cells(data.schema.user_id, whole=whole)
+    ids = table.collect(table.scan().select(cells).unique()).to_series()
     users = data.find_users(id_array(ids))
     return indices(ids.filter(users >= 0), users[users >= 0])
 

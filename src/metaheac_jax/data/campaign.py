@@ -1,4 +1,4 @@
-"""Campaigns, their examples by stage, the ids of users, and random draws of users.
+"""Campaigns, their examples by stage, and random draws of users.
 
 Axes: U users, C campaigns, N campaign fields, E examples of a stage, n examples of a campaign or
 values, F users of audiences.
@@ -9,18 +9,10 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from metaheac_jax.errors import InputError
-from metaheac_jax.schema import whole_number
-
-#: User ids as a caller gives them: a list, an array or a column of whole numbers or of text.
-UserIds: TypeAlias = ArrayLike
-#: Maximum length of a user or campaign id, in UTF-8 bytes.
-MAX_ID_BYTES = 64
 #: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
 
@@ -37,7 +29,6 @@ class Campaign:
       found: (F,) index of each user whose example comes from an audience of this system. A model
         found these users, so they do not show how well such a model finds others.
       unknown_attributes: names of attributes whose values the vocabulary lacks.
-      num_unmatched: number of given seeds that are no users of the data.
     """
 
     id: int | str | None
@@ -46,7 +37,6 @@ class Campaign:
     labels: np.ndarray
     found: np.ndarray | tuple[()] = ()
     unknown_attributes: tuple[str, ...] = ()
-    num_unmatched: int = 0
 
     def pick(self, examples: np.ndarray) -> Campaign:
         """Picks some of the campaign's examples, by position or mask."""
@@ -168,31 +158,6 @@ def group_by_campaign(
 def plain_id(value: Any) -> int | str:
     """A user or campaign id as a plain int or str."""
     return value.decode() if isinstance(value, bytes) else int(value)
-
-
-def as_ids(user_ids: UserIds, *, text: bool) -> np.ndarray:
-    """User ids in the form of the data: (n,) int64, or UTF-8 bytes if ``text``.
-
-    A whole number and its text are the same id.
-
-    Raises:
-      InputError: they are not a list or, unless ``text``, not whole numbers of 64 bits.
-    """
-    given = np.asarray(user_ids, None if hasattr(user_ids, "dtype") else object)
-    if given.ndim != 1:
-        raise InputError(f"user ids: expected a list, got an array of shape {given.shape}")
-    if text and given.dtype.kind == "S":
-        return given
-    if not text and given.dtype.kind in "iu" and given.dtype != np.uint64:
-        return given.astype(np.int64)
-    texts = [own.decode() if isinstance(own, bytes) else str(own) for own in given.tolist()]
-    if text:
-        return np.array([own.encode() for own in texts], "S" if texts else "S1")
-    numbers = [whole_number(own) for own in texts]
-    if None in numbers:
-        wrong = given.tolist()[numbers.index(None)]
-        raise InputError(f"user ids: expected whole numbers, got {wrong!r}")
-    return np.array(numbers, np.int64)
 
 
 def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:

@@ -8,7 +8,7 @@ and L slots of a sensitive field, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -16,15 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from metaheac_jax.data.campaign import (
-    Campaign,
-    Examples,
-    UserIds,
-    as_ids,
-    draw_non_seeds,
-    plain_id,
-)
+from metaheac_jax.data.campaign import Campaign, Examples, draw_non_seeds, plain_id
+from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -32,8 +27,6 @@ from metaheac_jax.table.layout import Layout
 
 if TYPE_CHECKING:
     from polars import DataFrame
-
-_BLOCK = 1 << 18  # users read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,7 +334,7 @@ class Dataset:
         names = {str(own) for own in ids}
         return np.array([str(plain_id(own)) in names for own in self.campaign_ids], bool)
 
-    def find_users(self, user_ids: UserIds) -> np.ndarray:
+    def find_users(self, user_ids: ArrayLike) -> np.ndarray:
         """Finds users: (n,) ids -> (n,) int64 indices, -1 where the id is unknown.
 
         Memory grows with the number of ids, not with U.
@@ -351,19 +344,11 @@ class Dataset:
         """
         ids = as_ids(user_ids, text=self.user_ids.dtype.kind == "S")
         wanted, place = np.unique(ids, return_inverse=True)
-        found = np.full(len(wanted), -1, np.int64)
-        for start in range(0, self.num_users if len(wanted) else 0, _BLOCK):
-            own = self.user_ids[start : start + _BLOCK]
-            position = np.searchsorted(wanted, own).clip(max=len(wanted) - 1)
-            users = np.flatnonzero(wanted[position] == own)
-            found[position[users]] = start + users
-        return found[place]
+        return find(self.user_ids, wanted)[place]
 
-    def mask_of(self, user_ids: UserIds) -> np.ndarray:
-        """Tells, as (U,) bool, whether each user has one of these ids; see `find_users`."""
-        mask, found = np.zeros(self.num_users, bool), self.find_users(user_ids)
-        mask[found[found >= 0]] = True
-        return mask
+    def mask_of(self, named: UserIds, what: str = "user ids") -> np.ndarray:
+        """Tells, as (U,) bool, who is named by ids or files of them; see `user_ids.find_named`."""
+        return find_named(named, self.user_ids, what, self.schema.user_id)[1]
 
     def new_campaign(
         self,
@@ -376,32 +361,27 @@ class Dataset:
         """Makes a campaign that is not in the data, from its seed users.
 
         Args:
-          seeds: user ids. Repeated ones count once, and those of no user only in
-            `Campaign.num_unmatched`.
+          seeds: user ids, or a file of them. Repeated ones count once.
           attributes: a raw value per campaign field. A value that training has not seen has no
             embedding.
           seed, pool: as `campaign` takes.
 
         Raises:
           InputError: none of the seeds is a user of this data, nobody is left to draw, an id is
-            invalid (see `find_users`), or an attribute is missing, unknown or invalid.
+            invalid (see `user_ids.find_named`), or an attribute is missing, unknown or invalid.
         """
         check_whole("seed", seed, 0)
-        rows = self.vocabulary.encode_attributes(self.schema, attributes)
-        found = self.find_users(np.unique(as_ids(seeds, text=self.user_ids.dtype.kind == "S")))
-        users = found[found >= 0].astype(np.int32)
+        users = np.flatnonzero(self.mask_of(seeds, "seeds")).astype(np.int32)
+        users = users[np.argsort(self.user_ids[users])]
         if not len(users):
-            raise InputError(
-                f"new campaign: none of the {len(found)} seeds is a user of {self.where}; check "
-                "that the ids are those of the prepared users"
-            )
+            raise InputError("seeds: there are none; give ids of users")
+        rows = self.vocabulary.encode_attributes(self.schema, attributes)
         own = Campaign(
             id=None,
             rows=rows,
             users=users,
             labels=np.ones(len(users), np.int8),
             unknown_attributes=self.unknown_attributes(rows),
-            num_unmatched=int((found < 0).sum()),
         )
         return self._with_non_seeds(own, users, seed, pool)
 
@@ -410,7 +390,7 @@ class Dataset:
         campaigns: Path | str | DataFrame | None = None,
         examples: Path | str | DataFrame | None = None,
         *,
-        exclude: Sequence[Path] | UserIds = (),
+        exclude: UserIds = (),
         progress: Progress = silent,
     ) -> Dataset:
         """Adds rows of campaigns and of examples to the folder of the data, all or none.

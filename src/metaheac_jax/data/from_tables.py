@@ -24,12 +24,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import Examples, UserIds, group_by_campaign
+from metaheac_jax.data.campaign import Examples, group_by_campaign
 from metaheac_jax.data.columns import encode, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
-from metaheac_jax.data.table_file import ENDINGS, Table, as_id_texts, id_array, is_table
+from metaheac_jax.data.table_file import ENDINGS, Table, id_array, is_table
+from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.progress import Progress, silent
@@ -69,7 +70,7 @@ def prepare(
     target: Path | str,
     *,
     schema: Schema | None = None,
-    exclude: Sequence[Path] | UserIds = (),
+    exclude: UserIds = (),
     progress: Progress = silent,
 ) -> Dataset:
     """Turns tables into a dataset on disk.
@@ -90,7 +91,8 @@ def prepare(
     Raises:
       InputError: a file or a column is missing or empty; or a row is wrong: a repeated id, a wrong
         label, stage or audience, text in a column of numbers, or an example of an unknown campaign
-        (the message names the file and row); or most examples are of unknown users.
+        (the message names the file and row); or ``exclude`` is wrong, see `find_named`; or most
+        examples are of unknown users.
     """
     target, paths = Path(target).resolve(), find_tables(source)
     folder = Path(source).resolve()  # of a URL, one that does not exist
@@ -99,10 +101,14 @@ def prepare(
     infers = schema is None and not beside.exists()
     if schema is None:
         schema = Schema.read(beside) if beside.exists() else infer_schema(paths)
-    excluded = as_id_texts(exclude, schema.user_id)
     users = Table(paths["users"], [schema.user_id, *(own.name for own in schema.user)])
-    users.leave_out(schema.user_id, excluded)
     ids = users.ids(schema.user_id)
+    user_ids = id_array(ids)
+    excluded, gone = find_named(exclude, user_ids, "exclude", schema.user_id)
+    if gone.all():
+        raise InputError(f"{users.path}: has no rows but excluded ones; add some")
+    users.leave_out(schema.user_id, excluded)
+    ids, user_ids = ids.filter(~gone), user_ids[~gone]
     of_users = []
     for number, own in enumerate(schema.user):
         progress("values of fields", number, len(schema.user))
@@ -134,7 +140,7 @@ def prepare(
             name=title,
             schema=schema.of_models,
             vocabulary=vocabulary,
-            user_ids=id_array(ids),
+            user_ids=user_ids,
             user_rows=rows["user_rows"],
             campaign_ids=campaign_ids,
             campaign_rows=encode(cells, schema.campaign, vocabulary, first, schema.missing),
@@ -220,8 +226,9 @@ def read_examples(
         numbers[name] = number.cast(pl.Int8)
     known, cells = {"campaign": indices(campaign_ids), "user": users}, {}
     for name, column in (("campaign", schema.campaign_id), ("user", schema.user_id)):
-        table.check_ids(column)
-        cells[f"{name}_id"] = table.id_cells(column, whole=known[name]["id"].dtype == pl.Int64)
+        whole = known[name]["id"].dtype == pl.Int64
+        table.check_ids(column, whole=whole and name == "user")
+        cells[f"{name}_id"] = table.id_cells(column, whole=whole)
     is_known = cells["campaign_id"].is_in(known["campaign"]["id"].to_list())
     table.check(schema.campaign_id, is_known, "the id of a campaign")
     rows = table.scan().select(**cells, **numbers)

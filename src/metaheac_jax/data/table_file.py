@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import MAX_ID_BYTES, UserIds
+from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.user_ids import EXPECTED
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import without_apostrophe
 
@@ -17,6 +19,8 @@ from metaheac_jax.files import without_apostrophe
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 _ROW = "number of the row"  # name of a column that no table should have
+#: Maximum length of a user or campaign id, in UTF-8 bytes.
+MAX_ID_BYTES = 64
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
 
@@ -73,7 +77,7 @@ class Table:
 
     Attributes:
       path: the file or folder, its URL, or the name of a table in memory.
-      is_csv: whether it is a CSV file.
+      lines: of a file of text, the number of each row's line; empty for another.
       names: names of all columns.
     """
 
@@ -90,7 +94,8 @@ class Table:
             line and the header differ in their number of cells.
         """
         self.path = name if isinstance(source, pl.DataFrame) else Path(source)
-        self.is_csv, self._left_out = False, pl.lit(False)
+        self.lines: Sequence[int] = ()
+        self._left_out = pl.lit(False)
         if is_url(source):
             self.path = str(source)
         if isinstance(source, pl.DataFrame):
@@ -100,9 +105,11 @@ class Table:
         elif isinstance(self.path, Path) and self.path.is_dir():
             self._rows = _folder(self.path)
         elif str(source).endswith(ENDINGS):
-            self.is_csv = not str(source).endswith(".parquet")
-            read = pl.scan_csv(self.path, infer_schema=False, glob=False) if self.is_csv else None
-            self._rows = pl.scan_parquet(self.path, glob=False) if read is None else read
+            if str(source).endswith(".parquet"):
+                self._rows = pl.scan_parquet(self.path, glob=False)
+            else:
+                self._rows = pl.scan_csv(self.path, infer_schema=False, glob=False)
+                self.lines = range(2, sys.maxsize)
         else:
             raise InputError(f"{source}: expected a file that ends in {', '.join(ENDINGS)}")
         with self._reading():
@@ -116,7 +123,7 @@ class Table:
                 raise InputError(
                     f"{self.path}: has no column {column!r}; it has {known}; add it or rename one"
                 )
-        if self.is_csv:
+        if self.lines:
             self._check_cells()
 
     @contextmanager
@@ -146,10 +153,11 @@ class Table:
                 what = "a quote is not closed on this line; double it, or save the file as Parquet"
             raise InputError(f"{self.path}: line {first[_ROW].item() + 1}: {what}")
 
-    def leave_out(self, column: str, ids: Sequence[str]) -> None:
+    def leave_out(self, column: str, ids: np.ndarray) -> None:
         """Leaves out the rows with one of these ids, in all but checks."""
-        if ids:
-            self._left_out = self.id_cells(column, whole=False).is_in(ids)
+        if len(ids):
+            texts = [str(plain_id(own)) for own in ids]
+            self._left_out = self.id_cells(column, whole=False).is_in(texts)
 
     def scan(self) -> pl.LazyFrame:
         """All rows that are not left out."""
@@ -178,10 +186,13 @@ class Table:
                     yield start, frame
                 start += len(frame)
 
+    def place(self, row: int) -> str:
+        """Where a row is, counted from 0: its line in a file of text."""
+        return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
+
     def fault(self, row: int, what: str) -> InputError:
-        """The error for a row, counted from 0; it names the line if the file is CSV."""
-        place = f"line {row + 2}" if self.is_csv else f"row {row + 1}"
-        return InputError(f"{self.path}: {place}: {what}; fix or remove it")
+        """The error for a row, counted from 0."""
+        return InputError(f"{self.path}: {self.place(row)}: {what}; fix or remove it")
 
     def check(self, column: str, right: pl.Expr, expected: str) -> None:
         """Refuses a column with a cell that is not right; null counts as not right.
@@ -210,17 +221,18 @@ class Table:
         self.check(column, self.id_cells(column).is_first_distinct(), "one that no earlier row has")
         ids = self.collect(self.scan().select(self.id_cells(column))).to_series()
         if not len(ids):
-            raise InputError(f"{self.path}: has no rows, or none but excluded ones; add some")
-        if ids.dtype == pl.Int64 or not (self.is_csv or self.kind(column).is_integer()):
+            raise InputError(f"{self.path}: has no rows; add some")
+        if ids.dtype == pl.Int64 or not (self.lines or self.kind(column).is_integer()):
             return ids
         whole = ids.to_frame("id").select(_whole(pl.col("id"))).to_series()
         return ids if whole.has_nulls() else whole
 
-    def check_ids(self, column: str) -> None:
+    def check_ids(self, column: str, *, whole: bool = False) -> None:
         """Checks every cell of a column of ids.
 
         Raises:
-          InputError: as `ids`, but an id may occur several times.
+          InputError: as `ids`, but an id may occur several times; or one is no plain whole number
+            where all users have ``whole`` numbers.
         """
         kind, text = self.kind(column), pl.col(column).cast(pl.String)
         right = text.str.len_bytes().is_between(1, MAX_ID_BYTES)
@@ -230,10 +242,13 @@ class Table:
             right &= ~text.str.contains("\0", literal=True) & ~text.str.contains(_PADDED)
         else:
             raise InputError(
-                f"{self.path}: {column} is of type {kind}, expected whole numbers or text"
+                f"{self.path}: {column} is of type {kind}, expected whole numbers or text; write "
+                "it as one of them"
             )
+        if whole:
+            right &= self.id_cells(column, whole=True).is_not_null()
         what = f"an id of 1 to {MAX_ID_BYTES} bytes, none of them zero, without white space around"
-        self.check(column, right, what)
+        self.check(column, right, EXPECTED[True] if whole else what)
 
     def id_cells(self, column: str, *, whole: bool | None = None) -> pl.Expr:
         """The ids in a column: Int64 or text, or as ``whole`` says, then null where no number."""
@@ -241,7 +256,7 @@ class Table:
         if kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128):
             return cell.cast(pl.Int64) if whole is not False else cell.cast(pl.String)
         text = cell.cast(pl.String)
-        text = without_apostrophe(text) if self.is_csv else text
+        text = without_apostrophe(text) if self.lines else text
         return _whole(text) if whole else text
 
 
@@ -258,31 +273,32 @@ def id_array(ids: pl.Series) -> np.ndarray:
     return np.array([text.encode() for text in ids.to_list()], "S" if len(ids) else "S1")
 
 
-def read_user_ids(path: Path | str, column: str = "user_id") -> list[str]:
-    """The user ids in a column of a table, or in a .txt file with an id on each line, as text.
+def read_ids(path: Path, column: str, *, whole: bool) -> tuple[np.ndarray, Callable[[int], str]]:
+    """The ids of users in a file, as `user_ids.find_named` takes it.
+
+    Returns:
+      (n,) ids as in `id_array`, and `Table.place`, which says where each is.
 
     Raises:
-      InputError: the file cannot be read, has no such column, or an id is invalid.
+      InputError: the file cannot be read, or an id cannot be that of a user.
     """
-    path = Path(path)
     if path.name.endswith(".txt"):
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
-        return [line.strip() for line in lines if line.strip()]
-    table = Table(path, [column])
-    table.check_ids(column)
-    ids = table.collect(table.scan().select(table.id_cells(column, whole=False)))
-    return ids.to_series().to_list()
+        table = _lines(path, column)
+    else:
+        column = column if column in Table(path).names else "user_id"
+        table = Table(path, [column])
+    table.check_ids(column, whole=whole)
+    ids = table.collect(table.scan().select(table.id_cells(column, whole=whole))).to_series()
+    return id_array(ids), table.place
 
 
-def as_id_texts(given: Sequence[Path | str] | UserIds, column: str = "user_id") -> list[str]:
-    """User ids as text, from ids or from paths of files of ids; see `read_user_ids`."""
-    texts: list[str] = []
-    for item in np.asarray(given, object).ravel().tolist():
-        if isinstance(item, Path):
-            texts += read_user_ids(item, column)
-        else:
-            texts.append(item.decode() if isinstance(item, bytes) else str(item))
-    return texts
+def _lines(path: Path, column: str) -> Table:
+    """A table with a column of lines of a file, without empty ones and white space around."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
+    found = {number: own.strip() for number, own in enumerate(lines, start=1) if own.strip()}
+    table = Table(pl.DataFrame({column: [*found.values()]}, {column: pl.String}), name=str(path))
+    table.lines = [*found]
+    return table

@@ -122,8 +122,8 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 
 def _positions(known: np.ndarray, table: Table, column: str) -> np.ndarray:
     """(n,) positions of a table's ids in an ascending array of those known."""
-    table.check_ids(column)
-    cells = table.id_cells(column, whole=True).fill_null(-1)
+    table.check_ids(column, whole=True)
+    cells = table.id_cells(column, whole=True)
     wanted = table.collect(table.scan().select(cells)).to_series().to_numpy()
     position = np.searchsorted(known, wanted).clip(max=len(known) - 1)
     unknown = known[position] != wanted
