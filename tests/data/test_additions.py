@@ -3,6 +3,7 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 from tables_world import SCHEMA, world, write
 from toy import check_data, write_dataset
 
+from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data import storage
 from metaheac_jax.data.dataset import ComputedRows
 from metaheac_jax.data.from_tables import prepare
 from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import Busy, InputError
 from metaheac_jax.files import locked
+from metaheac_jax.methods import fit
+from metaheac_jax.schema import Field, Schema
 
 TABLES = world(num_users=60)
 IDS, EXAMPLES = TABLES[0]["user_id"], TABLES[2]
@@ -188,6 +192,55 @@ def test_the_excluded_are_gone_from_every_byte(data):
         after.add(exclude=after.user_ids)
 
 
+def test_values_of_the_excluded_alone_are_forgotten(tmp_path):
+    """The data are then those of tables that never had them, but for the order of examples."""
+    users, campaigns, examples = world(num_users=40)
+    users["city"][7], users["likes"][7], users["likes"][8] = "Thule", ["t1", "12"], ["numismatics"]
+    users["sex"] = ["f", "m"] * 20
+    users["sex"][8] = "x"
+    schema = replace(SCHEMA, user=(*SCHEMA.user, Field("sex", sensitive=True)))
+    source, gone = write(tmp_path / "s", users, campaigns, examples), users["user_id"][7:9]
+    data = prepare(source, tmp_path / "all", schema=schema)
+    edges = Schema.read(tmp_path / "all" / "schema.json")
+    expected = prepare(source, tmp_path / "few", schema=edges, exclude=gone)
+    fewer = data.add(campaigns=NEW).add(exclude=gone)  # the pad id of the file is not the data's
+    check_data(fewer)
+    expected = expected.add(campaigns=NEW)
+    for own, other in zip(fewer.vocabulary.values, expected.vocabulary.values, strict=True):
+        assert (own.dtype, own.tolist()) == (other.dtype, other.tolist())
+    np.testing.assert_array_equal(fewer.user_rows, expected.user_rows[:])
+    np.testing.assert_array_equal(fewer.campaign_rows, expected.campaign_rows)
+    assert fewer.sensitive["sex"].values.tolist() == ["f", "m"]
+    np.testing.assert_array_equal(fewer.sensitive["sex"].codes, expected.sensitive["sex"].codes)
+    written = b"".join(path.read_bytes() for path in fewer.folder.iterdir())
+    for text in ("Thule", "numismatics", *gone):
+        assert text.encode() not in written
+        assert text.encode("utf-32-le") not in written
+
+
+def test_what_a_killed_removal_left_is_removed_even_if_nobody_matches(data, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_unlisted", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.add(exclude=IDS[3:4])
+    assert any(IDS[3].encode() in path.read_bytes() for path in data.folder.iterdir())
+    with pytest.raises(InputError, match=r"^exclude: 0 of 1 ids are users"):
+        data.add(exclude=IDS[3:4])
+    assert not any(IDS[3].encode() in path.read_bytes() for path in data.folder.iterdir())
+
+
+def test_a_list_that_nobody_has_any_more_is_empty(tmp_path):
+    users, campaigns, examples = world(num_users=60)
+    users["likes"] = [["tea"], *[[]] * 59]
+    source = write(tmp_path / "s", users, campaigns, examples)
+    data = prepare(source, tmp_path / "d", schema=SCHEMA)
+    fewer = data.add(exclude=users["user_id"][:1])
+    assert fewer.vocabulary.sizes[2] == 0
+    assert (fewer.user_rows[:, 2:] == fewer.num_rows).all()
+    check_data(fewer)
+    assert len(expand(fit(fewer, "lr"), fewer, "k0", size=5)) == 5
+
+
 # Faults -----------------------------------------------------------------------------------------
 
 
@@ -201,7 +254,7 @@ def test_an_addition_that_is_killed_leaves_the_old_data_or_the_new(data, monkeyp
 
     def killed(*arguments, **options):
         calls.append(place)
-        if len(calls) == {"fsync": 3, "iterdir": 1}.get(place, 1):
+        if len(calls) == {"fsync": 3, "iterdir": 2}.get(place, 1):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 

@@ -28,7 +28,7 @@ class Options:
     #: users of an audience that was shown). A user's row for a campaign replaces the earlier one.
     examples: Annotated[Path | None, option("FILE")] = None
     #: Files with ids of users who opted out, as for prepare: they are removed from all that the
-    #: folder has.
+    #: folder has, with values that nobody else has.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
 
 
@@ -49,7 +49,7 @@ def main(options: Options) -> None:
     ]
     lines = [f"{options.data}: {', '.join(counts)}"]
     if options.exclude:
-        lines.append("note: models that have learned from these users know them; fit them again")
+        lines.append("note: earlier models and exports know these users; fit again, without --from")
     terminal.print_lines(*lines)
 
 

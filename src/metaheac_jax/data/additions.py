@@ -16,13 +16,13 @@ from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField, mapped
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.shown import leave_out_shown
-from metaheac_jax.data.storage import open_dataset, write_columns
+from metaheac_jax.data.storage import open_dataset, remove_unlisted, write_columns
 from metaheac_jax.data.table_file import Table, id_array
 from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Vocabulary, union_of_values
+from metaheac_jax.schema import Vocabulary, as_texts, as_values, union_of_values
 
 
 def add(
@@ -43,6 +43,7 @@ def add(
         data = open_dataset(
             folder, verify=lambda name: name not in unread, histories=False, progress=progress
         )
+        remove_unlisted(folder)
         schema = data.schema
         excluded, gone = find_named(exclude, data.user_ids, "exclude", schema.user_id)
         rows = _rows_of(data)
@@ -142,22 +143,40 @@ def _replaced(rows: pl.DataFrame, new: pl.DataFrame, touched: np.ndarray) -> pl.
 
 
 def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Dataset, pl.DataFrame]:
-    """The data without some users, (U,) bool, and the rows of the others."""
+    """The data without some users, (U,) bool, and the rows of the others.
+
+    Values that nobody has any more are not in it either, except for buckets of numbers.
+    """
     kept = np.flatnonzero(~gone)
     if not len(kept):
         raise InputError(f"{data.where}: all {len(gone)} users are to be excluded; keep some")
     rows = rows.filter(~gone[rows["user"].to_numpy()])
     index = (np.cumsum(~gone) - 1).astype(np.int32)
-    sensitive = {
-        name: SensitiveField(own.values, own.codes[kept]) for name, own in data.sensitive.items()
-    }
+    user_rows, used = data.user_rows[kept], np.zeros(data.num_rows + 1, bool)
+    used[user_rows] = used[data.campaign_rows] = True
+    parts = zip(data.schema.fields, data.vocabulary.values, data.vocabulary.offsets, strict=True)
+    values = (
+        own if field.is_number else as_values(as_texts(own[used[start : start + len(own)]]))
+        for field, own, start in parts
+    )
+    vocabulary = Vocabulary(tuple(values))
+    lookup = vocabulary.rows_of(data.vocabulary)
     smaller = replace(
         data,
+        vocabulary=vocabulary,
         user_ids=data.user_ids[kept],
-        user_rows=data.user_rows[kept],
-        sensitive=sensitive,
+        user_rows=lookup[user_rows],
+        campaign_rows=lookup[data.campaign_rows],
+        sensitive={name: _used(own, own.codes[kept]) for name, own in data.sensitive.items()},
     )
     return smaller, rows.with_columns(user=index[rows["user"].to_numpy()])
+
+
+def _used(field: SensitiveField, codes: np.ndarray) -> SensitiveField:
+    """A field with other codes of its values, and without values that none of them means."""
+    used = np.isin(np.arange(len(field.values)), codes)
+    lookup = np.append(np.cumsum(used) - 1, used.sum()).astype(np.int32)
+    return SensitiveField(np.array(field.values[used].tolist(), str), lookup[codes])
 
 
 def _with_rows(data: Dataset, rows: pl.DataFrame, touched: np.ndarray) -> Dataset:

@@ -84,7 +84,13 @@ def write_columns(
     }
     fsync(directory)
     write_manifest(directory / MANIFEST, content)
-    for path in directory.iterdir():  # of the earlier data, or of a killed process
+    remove_unlisted(directory)
+
+
+def remove_unlisted(directory: Path) -> None:
+    """Removes columns that the manifest does not name: of earlier data, or of a killed process."""
+    entries = read_manifest(directory / MANIFEST, format=FORMAT, remedy=_REMEDY)["files"]
+    for path in directory.iterdir():
         is_column = _FILE.fullmatch(path.name) or path.name.startswith(_PART)
         if is_column and path.name not in entries:
             path.unlink()
