@@ -221,7 +221,7 @@ def _step(world: World, gradient: Any, *batch: Any) -> Any:
     """A row-local step, lowered."""
     adam, table_optimizer = optax.adam(1e-3), table_adam(1e-3)
     weights, placement = _weights(world), world.placement
-    step = build_row_step(gradient, adam, table_optimizer, placement=placement).step
+    step: Any = build_row_step(gradient, adam, table_optimizer, placement=placement).step
     table = jax.eval_shape(table_optimizer.init, weights.table)
     described = [
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

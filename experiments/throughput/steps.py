@@ -95,7 +95,7 @@ def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> 
         def init(network: Any, table: Array) -> Any:
             return whole.init({"network": network, "table": table})
 
-        step: Any = whole.step
+        step = whole.step
     else:
         gradient = build_meta_gradient(loss, select=select_rows, **options)
         init, step = build_row_step(gradient, adam, table_adam(rate))[:2]

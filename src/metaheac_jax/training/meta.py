@@ -73,7 +73,7 @@ class MetaStep(NamedTuple):
     """
 
     init: Callable[..., MetaState]
-    step: Any
+    step: Callable[..., tuple[MetaState, MetaInfo]]
 
 
 class MetaOptions(InnerOptions, total=False):

@@ -66,7 +66,7 @@ class RowStep(NamedTuple):
     """
 
     init: Callable[[Any, Array], RowState]
-    step: Any
+    step: Callable[..., tuple[RowState, RowInfo]]
 
 
 class RowInfo(NamedTuple):
@@ -81,7 +81,7 @@ class RowInfo(NamedTuple):
 
     loss: Array
     taken: Array
-    finite: Any
+    finite: dict[str, Any]
 
 
 class PlainInfo(NamedTuple):
