@@ -37,8 +37,8 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.errors import check_whole
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import Run, fit
-from metaheac_jax.methods.method import NetworkMethod, lengthened
+from metaheac_jax.methods import Online, fit
+from metaheac_jax.methods.method import NetworkMethod
 from metaheac_jax.model import AdaptedWeights, General, Weights
 from metaheac_jax.progress import Progress, prefixed, silent
 from metaheac_jax.ranking import auc
@@ -136,14 +136,14 @@ def judge(
     progress: Progress = silent,
 ) -> list[list[float]]:
     """The AUC on stage 2 of each campaign after each number of online steps on all of stage 1."""
-    run, config = Run(data, campaigns, seed), method.config
+    config = method.config
     briefs = [data.campaign(c) for c in campaigns.tolist()]
-    run, briefs = lengthened(run, config.list_lengths, briefs)
-    layout, weights = run.dataset.layout, Weights(**general.state)
+    online, briefs = Online(data, seed).lengthened(config.list_lengths, briefs)
+    layout, weights = online.dataset.layout, Weights(**general.state)
     adapting = AdaptingSteps(method.network, layout)
     sizes, found = (GrowingSize(4096), GrowingSize(1024)), list[list[float]]()
     for number, (c, campaign) in enumerate(zip(campaigns.tolist(), briefs, strict=True)):
-        examples, labels = campaign_examples(run.dataset, campaign), data.stage2.label
+        examples, labels = campaign_examples(online.dataset, campaign), data.stage2.label
         index = layout.row_index(len(weights.table))
         touched = index.distinct(examples.ids)
         rows, ids = index.renumber(touched, sizes[0].holding(len(touched)), examples.ids)
@@ -161,7 +161,7 @@ def judge(
             model = adapting.current(state, rate)
             adapted = AdaptedWeights(model["network"], rows, model["table"])
             score = AdaptedScorer(
-                method.network, layout, weights, adapted, campaign.rows, run.lengths
+                method.network, layout, weights, adapted, campaign.rows, online.lengths
             )
             own.append(auc(score(pool_rows(data, c)), labels[data.stage2.of(c)]))
         found.append(own)

@@ -124,8 +124,7 @@ def interrupt_after(patch, saves):
         if len(saved) == saves:
             raise KeyboardInterrupt
 
-    patch.setattr(offline, "Training", partial(offline.Training, log_every=4))
-    patch.setattr(offline, "Saving", partial(offline.Saving, seconds=0))
+    patch.setattr(offline, "Training", partial(offline.Training, log_every=4, save_seconds=0))
     patch.setattr(Checkpoints, "save", save_some)
     return saved
 

@@ -25,7 +25,7 @@ from metaheac_jax.model import initialise
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import Saving, Training, train
+from metaheac_jax.training.loop import Training, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import Placement, device_mesh
@@ -131,7 +131,7 @@ def moved_on(folder):
         start = step.init(*jax.tree.map(np.copy, weights()))
         drawn, draw_noted = noted(draw)
         training = Training(step, start, draw_noted, num_steps=steps)
-        state, _ = train(training, [Saving(training, saved)])
+        state, _ = train(training, checkpoints=saved)
         first.append(min(drawn))
     restored = []
     for mesh in (None, (4, 2), (1, 8)):

@@ -17,7 +17,7 @@ from metaheac_jax.methods import configured, fit
 from metaheac_jax.processes import from_each, is_first, join_job
 from metaheac_jax.training import sharding
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import Saving, Training, train
+from metaheac_jax.training.loop import Training, train
 from metaheac_jax.training.sharding import device_mesh
 
 
@@ -35,7 +35,7 @@ def training(folder):
         checkpoints = Checkpoints(path)
         start = step.init(*jax.tree.map(np.copy, one.weights()))
         training = Training(step, start, draw_noted, num_steps=steps)
-        state, _ = train(training, [Saving(training, checkpoints)])
+        state, _ = train(training, checkpoints=checkpoints)
         first.append(min(drawn))
     state = place.fetch(state)
     expected = one.trained(one.one_device())[0] if is_first() else state

@@ -11,7 +11,7 @@ from commands import contents
 from toy import dataset
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.model import MANIFEST, General, Judged, load, save
+from metaheac_jax.model import MANIFEST, General, Judgement, load, save
 from metaheac_jax.schema import Vocabulary
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -40,7 +40,7 @@ def general_of(state, **changed):
         data="toy",
         campaigns=(100, 110, "tea"),
         seed=7,
-        judgements=(Judged(4, 0.625, 0.5), Judged(8, 0.75, 0.375)),
+        judgements=(Judgement(4, 0.625, 0.5), Judgement(8, 0.75, 0.375)),
         held_out=(120, 130),
     )
     return replace(general, **changed)

@@ -15,8 +15,10 @@ from experiments.baselines import (
     similarity,
     trees,
 )
+from metaheac_jax.methods import METHODS
 
 __all__ = [
+    "METHODS",
     "ablations",
     "adapting",
     "averages",

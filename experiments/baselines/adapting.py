@@ -17,13 +17,12 @@ from metaheac_jax.methods import (
     OFFICIAL,
     MetaHeacConfig,
     MetaHeacMethod,
-    Run,
+    Offline,
     SolvedHeadMethod,
     Trained,
     register,
 )
-from metaheac_jax.methods.method import lengthened
-from metaheac_jax.methods.offline import train_on_campaigns, untrained
+from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
 from metaheac_jax.methods.solved_head import solved_gradient
 from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
@@ -58,18 +57,17 @@ class LearnedRates(MetaHeacMethod):
     default = _PAPER
     steps: ClassVar[int] = 1
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """See `Method.fit`."""
-        run, _ = lengthened(run, self.config.list_lengths)
-        config, weights = self.config, untrained(run, self.config, self.network)
+        offline = offline.lengthened(self.config.list_lengths)
+        config, weights = self.config, untrained(offline, self.config, self.network)
         start = jnp.log(config.inner_learning_rate)
         # One array for each, since a step reuses their memory.
         rates = jax.tree.map(lambda _: jnp.copy(start), {"network": weights.network, "table": 0})
         network = {"inside": weights.network, "log_rates": rates}
-        gradient, weights = self.gradient(run.dataset.layout), Weights(network, weights.table)
-        return train_on_campaigns(
-            run, config, weights, gradient, reduction=config.reduction, finish=_without_rates
-        )
+        given = Weights(network, weights.table), self.gradient(offline.dataset.layout)
+        options = {"reduction": config.reduction, "finish": _without_rates}
+        return train_rows(offline, config, *given, campaign_sampler(offline, config), **options)
 
     def gradient(self, layout: Layout) -> MetaGradient:
         """The gradient; the network's parameters are ``{"inside", "log_rates"}``."""

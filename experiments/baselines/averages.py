@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from metaheac_jax.methods import EnsembleMethod, Run, SolvedHeadMethod, Trained, register
+from metaheac_jax.methods import EnsembleMethod, Offline, SolvedHeadMethod, Trained, register
 
 _SEEDS = 1000  # the two heads are this many seeds apart
 
@@ -19,9 +19,9 @@ class SecondHead(SolvedHeadMethod):
 
     name, label = "second-head", "Second solved head"
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Trains it with a seed of its own."""
-        return super().fit(replace(run, seed=run.seed + _SEEDS))
+        return super().fit(replace(offline, seed=offline.seed + _SEEDS))
 
 
 @register

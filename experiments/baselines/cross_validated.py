@@ -15,7 +15,7 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.folds import folds
-from metaheac_jax.methods import LogisticRegression, Run, register
+from metaheac_jax.methods import LogisticRegression, Online, register
 from metaheac_jax.model import State
 from metaheac_jax.progress import silent
 from metaheac_jax.solvers.regression import fit_regression
@@ -32,19 +32,19 @@ class CrossValidated(LogisticRegression):
     name, label = "lr-cross-validated", "LR, penalty by cross-validation"
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Chooses a penalty for each campaign, then fits LR to its examples."""
-        models, quiet = list[AdaptedScorer](), replace(run, progress=silent)
+        models, quiet = list[AdaptedScorer](), replace(online, progress=silent)
         for number, campaign in enumerate(campaigns):
-            examples = campaign_examples(run.dataset, campaign)
-            order = generator(run.seed, 0).permutation(len(examples.label))
-            features = value_counts(examples.ids.user[order], run.dataset.num_rows)
+            examples = campaign_examples(online.dataset, campaign)
+            order = generator(online.seed, 0).permutation(len(examples.label))
+            features = value_counts(examples.ids.user[order], online.dataset.num_rows)
             labels = examples.label[order]
             penalty = best_penalty(features, labels, folds(labels, FOLDS, np.arange(len(labels))))
             method = LogisticRegression(self.config.changed({"penalty": penalty}))
             models += method.customise(quiet, state, [campaign])
-            run.progress("customise", number + 1, len(campaigns))
+            online.progress("customise", number + 1, len(campaigns))
         return models
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods import Method, Run, Trained, register
-from metaheac_jax.methods.config import within
+from metaheac_jax.methods import Method, Offline, Online, Trained, register, setting
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import train_plain, untrained
 from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
@@ -25,8 +25,7 @@ class FromScratchConfig(FineTuningConfig):
     """Settings of a method that trains a network from scratch online, after gradient steps."""
 
     online_learning_rate: float = 0.003
-    online_epochs: int = within(30, least=0)
-    online_patience: int | None = 3
+    online_epochs: int = setting(30, least=0)
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class MLPOneStage(Method[FromScratchConfig]):
 
     name, label, default = "mlp-one-stage", "MLP_one-stage", FromScratchConfig()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """The offline stage, which draws initial values."""
-        return Trained(untrained(run, self.config, MLP())._asdict())
+        return Trained(untrained(offline, self.config, MLP())._asdict())
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """The online stage: trains the MLP."""
-        return fine_tune(run, self.config, MLP(), Weights(**state), campaigns)
+        return fine_tune(online, self.config, MLP(), Weights(**state), campaigns)
 
 
 @register
@@ -70,15 +69,16 @@ class MLPEmbeddings(GradientMethod[FromScratchConfig]):
 
     name, label, default = "mlp-embeddings", "MLP+emb", FromScratchConfig()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """The offline stage: plain training."""
-        return train_plain(run, self.config, MLP())
+        return train_plain(offline, self.config, MLP())
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
         # The offline stage drew its MLP and the table with the parts 0 and 1 of the key.
-        key = jax.random.fold_in(jax.random.key(run.seed), 2)
-        network = untrained(run, self.config, _NEW_MLP, key).network
-        return fine_tune(run, self.config, _NEW_MLP, Weights(network, state["table"]), campaigns)
+        key = jax.random.fold_in(jax.random.key(online.seed), 2)
+        drawing = Offline(online.dataset, np.empty(0, int), online.seed)
+        network = untrained(drawing, self.config, _NEW_MLP, key).network
+        return fine_tune(online, self.config, _NEW_MLP, Weights(network, state["table"]), campaigns)

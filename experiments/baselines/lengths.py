@@ -13,7 +13,7 @@ def _with_lengths(kind: type[Method[Any]]) -> type[Method[Any]]:
     own = {
         "name": f"{kind.name}-lengths",
         "label": f"{kind.label}, with list lengths",
-        "default": kind.default.changed({"list_lengths": True}),
+        "default": kind().config.changed({"list_lengths": True}),
     }
     return type(f"{kind.__name__}Lengths", (kind,), own)
 

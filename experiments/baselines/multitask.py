@@ -15,8 +15,7 @@ from experiments.baselines.multitask_networks import MMoE, SharedBottom
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.errors import InputError
-from metaheac_jax.methods import Run, Trained, register
+from metaheac_jax.methods import Offline, Online, Trained, register, setting
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
 from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
@@ -25,7 +24,7 @@ from metaheac_jax.networks import Output, User
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.step import plain_gradient
 
-C = TypeVar("C", bound=FineTuningConfig)
+FineTuningConfigT = TypeVar("FineTuningConfigT", bound=FineTuningConfig)
 Heads = SharedBottom | MMoE
 
 #: Parameters whose first axis runs over the training campaigns.
@@ -46,11 +45,14 @@ class _WithOwners:
         return self.network.apply(params, user, campaign, self.owner)  # pyrefly: ignore
 
 
-class _WithHeads(GradientMethod[C]):
+class _WithHeads(GradientMethod[FineTuningConfigT]):
     """Plain training on all campaigns with one head each, and a new head for each new campaign.
 
-    Heads are in ascending order of campaigns.
+    Heads are in ascending order of campaigns. The heads of a model are of its training campaigns,
+    so training cannot continue from it.
     """
+
+    continues = False
 
     @abstractmethod
     def network(self, num_campaigns: int) -> Heads:
@@ -60,50 +62,42 @@ class _WithHeads(GradientMethod[C]):
     def new_network(self) -> Heads:
         """The online network, with one head."""
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """The offline stage."""
-        if run.start is not None:
-            raise InputError(
-                f"{self.name} has one head per training campaign, so it cannot continue from a "
-                "model; fit it from scratch"
-            )
-        network, layout = self.network(len(run.campaigns)), run.dataset.layout
+        network, layout = self.network(len(offline.campaigns)), offline.dataset.layout
 
         def loss(params: Any, examples: Batch, owner: Array) -> Array:
             return build_loss(_WithOwners(network, owner), layout)(params, examples)
 
-        weights = untrained(run, self.config, network)
-        sampler, chosen = plain_sampler(run, self.config), np.sort(run.campaigns)
+        weights = untrained(offline, self.config, network)
+        sampler, chosen = plain_sampler(offline, self.config), np.sort(offline.campaigns)
 
         def draw(step: int) -> tuple[Any, ...]:
             owner = np.searchsorted(chosen, sampler.positions(step)[1]).astype(np.int32)
             return (*sampler(step), owner)
 
-        return train_rows(run, self.config, weights, plain_gradient(loss), draw)
+        return train_rows(offline, self.config, weights, plain_gradient(loss), draw)
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """The online stage, from the mean of the trained heads; the paper does not state it."""
         weights = Weights(mean_head(state["network"]), state["table"])
-        return fine_tune(run, self.config, self.new_network(), weights, campaigns)
+        return fine_tune(online, self.config, self.new_network(), weights, campaigns)
 
     def general_scorers(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Scorers with the mean head, before customising."""
-        return self.changed(online_epochs=0).customise(run, state, campaigns)
+        return self.changed(online_epochs=0).customise(online, state, campaigns)
 
 
 @dataclass(frozen=True)
 class MMoEConfig(FineTuningConfig):
-    """Settings of MMoE.
+    """Settings of MMoE."""
 
-    Attributes:
-      num_experts: number of experts.
-    """
-
-    num_experts: int = 8
+    num_experts: int = setting(8, shapes=True)
+    """Number of experts."""
 
 
 @register

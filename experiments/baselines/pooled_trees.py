@@ -33,15 +33,15 @@ from metaheac_jax.methods import (
     LearnedPrior,
     LearnedPriorConfig,
     Method,
-    Run,
+    Offline,
+    Online,
     SolvedHeadConfig,
     SolvedHeadMethod,
     Trained,
     configured,
     register,
 )
-from metaheac_jax.methods.held_out_campaigns import halve, judge_state
-from metaheac_jax.methods.method import lengthened
+from metaheac_jax.methods.held_out_campaigns import halve_each, offline_of
 from metaheac_jax.model import Scorer, State, on_device
 from metaheac_jax.progress import silent
 from metaheac_jax.solvers.regression import fit_regression
@@ -67,21 +67,18 @@ NUM_TREES = 200
 
 @dataclass(frozen=True)
 class TreesConfig(Config):
-    """Settings of the trees.
-
-    Attributes:
-      patience: number of trees without a lower loss on held-out campaigns after which training
-        stops; None holds none out, and there are `NUM_TREES` trees.
-    """
+    """Settings of the trees."""
 
     patience: int | None = 50
+    """Number of trees without a lower loss on held-out campaigns after which training stops; None
+    holds none out, and there are `NUM_TREES` trees."""
 
 
-T = TypeVar("T", bound=TreesConfig)
+TreesConfigT = TypeVar("TreesConfigT", bound=TreesConfig)
 
 
 @register
-class PooledTrees(Method[T]):
+class PooledTrees(Method[TreesConfigT]):
     """Trees on the pooled examples of all training campaigns, over the scores of LR."""
 
     name, label, default = "pooled-trees", "Pooled trees over LR", TreesConfig()
@@ -96,57 +93,57 @@ class PooledTrees(Method[T]):
         """The methods besides LR whose scores are read."""
         return ()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Fits the trees to scores of examples that neither LR nor another model has seen.
 
         Raises:
           InputError: other models' scores are read, and users have histories, which would show
             these models the campaigns that they are trained without.
         """
-        parts = [run.campaigns]
+        parts = [offline.campaigns]
         if self.others:
-            if run.dataset.schema.lists:
+            if offline.dataset.schema.lists:
                 raise InputError(
-                    f"{run.dataset.where}: users have histories, which {self.name!r} cannot leave "
-                    "out of its models; choose 'pooled-trees', or prepare without histories"
+                    f"{offline.dataset.where}: users have histories, which {self.name!r} cannot "
+                    "leave out of its models; choose 'pooled-trees', or prepare without histories"
                 )
-            order = generator(run.seed, 0).permutation(run.campaigns)
+            order = generator(offline.seed, 0).permutation(offline.campaigns)
             parts = [np.sort(part) for part in np.array_split(order, _FOLDS)]
-        each = []
+        each, online = [], Online(offline.dataset, offline.seed)
         for number, part in enumerate(parts):
-            rest = np.setdiff1d(run.campaigns, part)
-            each.append(rows_of(run, part, self._customisers(run, self._states(run, rest, number))))
+            states = self._states(offline, np.setdiff1d(offline.campaigns, part), number)
+            each.append(rows_of(offline, part, self._customisers(online, states)))
         features, labels, base = zip(*each, strict=True)
         training = csr_matrix(vstack(features)), np.concatenate(labels), np.concatenate(base)
-        states, held_out = self._states(run, run.campaigns, len(parts)), None
-        if len(run.held_out):
-            held_out = rows_of(run, run.held_out, self._customisers(run, states))
+        states, held_out = self._states(offline, offline.campaigns, len(parts)), None
+        if len(offline.held_out):
+            held_out = rows_of(offline, offline.held_out, self._customisers(online, states))
         settings, patience = TREES, self.config.patience
         if patience is None:
             settings, patience = {**TREES, "num_iterations": NUM_TREES}, 0
         trees = fit_matrix(*training, settings, held_out=held_out, patience=patience)
         return Trained({"trees": np.frombuffer(trees.encode(), np.uint8), **states})
 
-    def _states(self, run: Run, campaigns: np.ndarray, number: int) -> dict[str, State]:
-        """The general models of the other methods, trained on these campaigns."""
-        halves = [halve(run.dataset, c, run.seed) for c in run.held_out.tolist()]
-        states = dict[str, State]()
-        for own in self.others:
-            part = replace(run, campaigns=campaigns, label=f"{run.label} {number}: {own.label}")
-            judges = bool(halves) and own.holds_out
-            judge = partial(judge_state, own.customise, part, halves) if judges else None
-            # Held-out campaigns choose but teach nothing: they determine the number of trees.
-            part = replace(part, judge=judge, held_out=run.held_out[:0])
-            if run.directory is not None:
-                part = replace(part, directory=run.directory / f"{own.name}-{number}")
-            states[own.name] = jax.device_get(own.fit(part).state)
-        return states
+    def _states(self, offline: Offline, campaigns: np.ndarray, number: int) -> dict[str, State]:
+        """The general models of the other methods, trained on these campaigns.
 
-    def _customisers(self, run: Run, states: State) -> list[Customiser]:
-        quiet = replace(run, progress=silent)
+        Held-out campaigns choose but teach nothing: they determine the number of trees.
+        """
+        folder = offline.directory and offline.directory / str(number)
+        part = replace(offline, campaigns=campaigns, directory=folder)
+        part, halves = replace(part, label=f"{offline.label} {number}"), halve_each(offline)
+        return {
+            own.name: jax.device_get(own.fit(offline_of(own, part, halves)).state)
+            for own in self.others
+        }
+
+    def _customisers(self, online: Online, states: State) -> list[Customiser]:
+        quiet = replace(online, progress=silent)
         return [partial(own.customise, quiet, on_device(states[own.name])) for own in self.others]
 
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+    def customise(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> list[Scorer]:
         """Fits LR, and customises the other models, to each campaign; all have the same trees."""
         booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
 
@@ -156,14 +153,15 @@ class PooledTrees(Method[T]):
             def score(users: UserRows) -> np.ndarray:
                 rows = np.asarray(users[:])
                 scores = np.column_stack([model(rows) for model in models]) - base
-                features = _features(run.dataset, rows, campaign.rows, scores)
+                features = _features(online.dataset, rows, campaign.rows, scores)
                 return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
 
             return score
 
         method = configured("lr-lengths")
-        each = [method.customise(run, method.fit(run).state, campaigns)]
-        each += [own(campaigns) for own in self._customisers(run, state)]
+        state_of = method.fit(Offline(online.dataset, np.empty(0, int), online.seed)).state
+        each = [method.customise(online, state_of, campaigns)]
+        each += [own(campaigns) for own in self._customisers(online, state)]
         return list(map(scorer, campaigns, *each))
 
 
@@ -204,20 +202,20 @@ class TreesOverModels(TreesOverHead):
 
 
 def rows_of(
-    run: Run, campaigns: np.ndarray, customisers: Sequence[Customiser] = ()
+    offline: Offline, campaigns: np.ndarray, customisers: Sequence[Customiser] = ()
 ) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
     """Features, labels and base log-odds of the examples of campaigns, given by index.
 
     The scores of a fold of a campaign come from its other folds, by LR and by each customiser.
     """
-    (own, _), parts = lengthened(run, wanted=True), list[Any]()
+    own, parts = offline.lengthened(True), list[Any]()
     penalty = configured("lr-lengths").config.penalty
     for number, c in enumerate(campaigns.tolist()):
-        campaign, rng = run.dataset.campaign(c), generator(run.seed, c)
+        campaign, rng = offline.dataset.campaign(c), generator(offline.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
         fold = folds(campaign.labels, _FOLDS, np.arange(len(campaign.labels)))
         counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
-        users, base = run.dataset.rows_of(campaign.users, c), _base(campaign)
+        users, base = offline.dataset.rows_of(campaign.users, c), _base(campaign)
         scores = np.zeros((len(fold), 1 + len(customisers)))
         others = [campaign.pick(fold != n) for n in range(_FOLDS)]
         each = [customiser(others) for customiser in customisers]
@@ -227,9 +225,9 @@ def rows_of(
             scores[out, 0] = counts[out] @ weights + bias - base
             for column, models in enumerate(each, start=1):
                 scores[out, column] = models[left_out](users[out]) - base
-        features = _features(run.dataset, users, campaign.rows, scores)
+        features = _features(offline.dataset, users, campaign.rows, scores)
         parts.append((features, campaign.labels, np.full(len(fold), base)))
-        run.progress(f"{run.label}: scores", number + 1, len(campaigns))
+        offline.progress(f"{offline.label}: scores", number + 1, len(campaigns))
     features, labels, base = zip(*parts, strict=True)
     return csr_matrix(vstack(features)), np.concatenate(labels), np.concatenate(base)
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.methods import Config, Method, Run, Trained, register
+from metaheac_jax.methods import Config, Method, Offline, Online, Trained, register
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.table.sparse import value_counts
 
@@ -38,20 +38,22 @@ class Cosine(Method[Config]):
 
     name, label, default = "cosine", "cosine to the mean seed", Config()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1; d of n training users have the row."""
-        stage, dataset = run.dataset.stage1, run.dataset
-        users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in run.campaigns]))
+        stage, dataset = offline.dataset.stage1, offline.dataset
+        users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in offline.campaigns]))
         rows = indicators(dataset.user_rows[users], dataset.num_rows).indices
         having = np.bincount(rows, minlength=dataset.num_rows)
         return Trained({"idf": np.log((1 + len(users)) / (1 + having)) + 1})
 
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+    def customise(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> list[Scorer]:
         """Scores users by their cosine similarity to the mean of the seeds' unit vectors."""
         idf = np.asarray(state["idf"])
 
         def scorer(campaign: Campaign) -> Scorer:
-            examples = campaign_examples(run.dataset, campaign)
+            examples = campaign_examples(online.dataset, campaign)
             mean = unit_vectors(examples.ids.user[examples.label == 1], idf).mean(axis=0)
             mean = np.asarray(mean).ravel()
             mean /= max(float(np.linalg.norm(mean)), 1e-12)

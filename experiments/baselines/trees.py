@@ -17,7 +17,7 @@ from experiments.baselines.similarity import indicators
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.methods import Config, Method, Run, Trained, register
+from metaheac_jax.methods import Config, Method, Offline, Online, Trained, register
 from metaheac_jax.model import Scorer, State
 
 #: Parameters of the trees of a single campaign; they are not tuned. A campaign can have very few
@@ -119,18 +119,20 @@ class CampaignTrees(Method[Config]):
 
     name, label, default = "lightgbm", "LightGBM", Config()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """The offline stage, which has nothing to learn."""
-        del run
+        del offline
         return Trained({})
 
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+    def customise(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> list[Scorer]:
         """Fits trees for each campaign, on its examples only."""
         del state
-        models, num_rows = list[Scorer](), run.dataset.num_rows
+        models, num_rows = list[Scorer](), online.dataset.num_rows
         for number, campaign in enumerate(campaigns):
-            examples = campaign_examples(run.dataset, campaign)
+            examples = campaign_examples(online.dataset, campaign)
             trees = fit_trees(examples.ids.user, examples.label, num_rows, CAMPAIGN_TREES)
             models.append(trees_scorer(trees, num_rows))
-            run.progress("customise", number + 1, len(campaigns))
+            online.progress("customise", number + 1, len(campaigns))
         return models

@@ -7,23 +7,20 @@ training campaigns of a world of its own; then from ``--set``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments import baselines
+import experiments.baselines  # noqa: F401 (registers them)
 from metaheac_jax.cli.fit import changed_settings
-from metaheac_jax.errors import InputError, about
-from metaheac_jax.methods import METHODS, PAPER, Method, configured
+from metaheac_jax.errors import about
+from metaheac_jax.methods import OFFICIAL, PAPER, Config, MetaHeacConfig, Method, configured
 
 Preset = Literal["paper", "official"]
 #: A JSON file: per world, the settings that were chosen for a method, or the name of another method
 #: with the same ones.
 CHOSEN = Path(__file__).with_name("chosen.json")
-
-
-assert baselines  # to import them registers them
 
 
 def build_methods(
@@ -41,16 +38,16 @@ def build_methods(
       preset: settings that all methods start from.
       world: the world in `CHOSEN` whose settings the paper's preset takes; None for none.
       changes: the values of ``--set``, NAME=VALUE, for all methods that have the setting.
-      **own: settings of the command, which ``changes`` replaces.
+      **own: settings of the command, for methods that have MetaHeac's; ``changes`` replaces them.
 
     Raises:
       InputError: a method is unknown, or a change has an unknown name or an invalid value.
     """
-    for name in names:
-        if name not in METHODS:
-            raise InputError(f"--methods: unknown {name!r}; choose from {', '.join(METHODS)}")
-    given, start = changed_settings(changes), configured("metaheac", preset, **own).config
-    methods = [configured(name, start) for name in dict.fromkeys(names)]
+    with about("--methods"):
+        official = preset == "official"
+        methods = [configured(name, official=official) for name in dict.fromkeys(names)]
+    given, usual = changed_settings(changes), OFFICIAL if official else PAPER
+    methods = [method.changed(**_usual(method.config, usual, own)) for method in methods]
     if preset == "paper":
         methods = [method.changed(**_chosen(method.name, world)) for method in methods]
     with about("--set"):
@@ -59,6 +56,16 @@ def build_methods(
             method.changed(**{n: v for n, v in given.items() if n in method.config})
             for method in methods
         ]
+
+
+def _usual(config: Config, usual: MetaHeacConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a command that a config has with MetaHeac's value."""
+    last = {name: name.rpartition(".")[2] for name in config.named()}
+    return {
+        name: own[last[name]]
+        for name, value in config.named().items()
+        if last[name] in own and value == getattr(usual, last[name])
+    }
 
 
 def _chosen(name: str, world: str | None) -> dict[str, Any]:

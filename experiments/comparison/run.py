@@ -19,12 +19,11 @@ import numpy as np
 from experiments.comparison.origin import provenance
 from metaheac_jax.audience.evaluation import judge_all, pool_rows
 from metaheac_jax.data.batches import check_campaigns
-from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import Method, Run, Trained, customise, fit
-from metaheac_jax.model import General, Scorer, State
+from metaheac_jax.methods import Method, customise, fit
+from metaheac_jax.model import Customised
 from metaheac_jax.progress import Progress, prefixed
 
 MAX_SECTIONS = 30_000  # mapped sections above which compiled programs are dropped
@@ -156,49 +155,27 @@ def run_method(
         progress=progress,
     )
     trained = time.perf_counter()
-    scores, seconds = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
+    wanted = [dataset.campaign(c, seed=seed) for c in test.tolist()]
+    models = customise(general, dataset, wanted, method=method, seed=seed, progress=labelled)
+    customised = time.perf_counter()
+    scores = score_pools(models, dataset, test)
+    ended = time.perf_counter()
+    seconds = {"offline": trained - began, "customise": customised - trained}
+    seconds["score"] = ended - customised
     judged = judge_all(dataset, data.split, scores)
-    stages = {"offline": trained - began, **seconds}
-    result: dict[str, Any] = {"label": method.label, "seconds": stages, **judged}
-    if hasattr(method, "general_scorers"):
-        untouched = _Untouched(method)
-        scores, _ = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
-        before = judge_all(dataset, data.split, scores)
-        for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
+    result: dict[str, Any] = {"label": method.label, "seconds": seconds, **judged}
+    if before := customise(general, dataset, wanted, method=method, online=False):
+        untouched = judge_all(dataset, data.split, score_pools(before, dataset, test))
+        for own, of_general in zip(result["campaigns"], untouched["campaigns"], strict=True):
             own["auc_before"] = of_general["auc"]
     return result
 
 
 def score_pools(
-    method: Method[Any],
-    general: General,
-    dataset: Dataset,
-    campaigns: np.ndarray,
-    *,
-    seed: int,
-    progress: Progress,
-) -> tuple[list[np.ndarray], dict[str, float]]:
-    """The scores (P,) of each campaign's pool by its customised model, and seconds by stage."""
-    began = time.perf_counter()
-    wanted = [dataset.campaign(c, seed=seed) for c in campaigns.tolist()]
-    models = customise(general, dataset, wanted, method=method, seed=seed, progress=progress)
-    customised = time.perf_counter()
-    scores = [own.score(pool_rows(dataset, c)) for own, c in zip(models, campaigns, strict=True)]
-    ended = time.perf_counter()
-    return scores, {"customise": customised - began, "score": ended - customised}
-
-
-class _Untouched(Method[Any]):
-    """A method that does not customise."""
-
-    def __init__(self, method: Any) -> None:
-        self.method, self.name, self.config = method, method.name, method.config
-
-    def fit(self, run: Run) -> Trained:
-        return self.method.fit(run)
-
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
-        return self.method.general_scorers(run, state, campaigns)
+    models: Sequence[Customised], dataset: Dataset, campaigns: np.ndarray
+) -> list[np.ndarray]:
+    """The scores (P,) of each campaign's pool by its model."""
+    return [own.score(pool_rows(dataset, c)) for own, c in zip(models, campaigns, strict=True)]
 
 
 def forget_compiled() -> None:

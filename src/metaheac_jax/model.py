@@ -91,13 +91,13 @@ def on_device(state: State) -> State:
     return jax.tree_util.tree_map_with_path(put, dict(state))
 
 
-class Judged(NamedTuple):
-    """The quality of a general model at one step of its training, measured after customising it.
+class Judgement(NamedTuple):
+    """The quality of a state of training, after customising it to held-out campaigns.
 
     Attributes:
       step: number of offline steps.
-      auc: weighted mean of the AUC over held-out campaigns.
-      loss: weighted mean of the logistic loss over held-out campaigns.
+      auc: weighted mean of the AUC over the campaigns.
+      loss: weighted mean of the logistic loss over the campaigns.
     """
 
     step: int
@@ -139,7 +139,7 @@ class General:
     data: str
     campaigns: tuple[int | str, ...]
     seed: int
-    judgements: tuple[Judged, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
     held_out: tuple[int | str, ...] = ()
     digest: str | None = None
     optimizer: State | None = None
@@ -250,5 +250,5 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         state=on_device(arrays.get("state", {})),
         digest=body["digest"],
         optimizer=arrays.get(_OPTIMIZER),
-        **plain | {"judgements": tuple(Judged(*line) for line in body["judgements"])},
+        **plain | {"judgements": tuple(Judgement(*line) for line in body["judgements"])},
     )

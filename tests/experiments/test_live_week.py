@@ -51,11 +51,11 @@ class Seen(LogisticRegression):
         super().__init__()
         self.trained, self.customised = [], []
 
-    def fit(self, run):
-        self.trained.append(run.campaigns.tolist())
+    def fit(self, offline):
+        self.trained.append(offline.campaigns.tolist())
         return Trained({})
 
-    def customise(self, run, state, campaigns):
+    def customise(self, online, state, campaigns):
         self.customised += campaigns
         return [lambda users: RNG.random(len(users)) for _ in campaigns]
 

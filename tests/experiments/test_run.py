@@ -42,11 +42,11 @@ def scorers_of(quality, dataset, campaigns):
 class Ranker(LogisticRegression):
     """A method that takes no steps and whose scorers have the quality of its penalty."""
 
-    def fit(self, run):
+    def fit(self, offline):
         return Trained({})
 
-    def customise(self, run, state, campaigns):
-        return scorers_of(self.config.penalty, run.dataset, campaigns)
+    def customise(self, online, state, campaigns):
+        return scorers_of(self.config.penalty, online.dataset, campaigns)
 
 
 class Stepper(MetaHeacMethod):
@@ -54,14 +54,14 @@ class Stepper(MetaHeacMethod):
 
     train_as = staticmethod(lambda run: Trained({}))
 
-    def fit(self, run):
-        return self.train_as(run)
+    def fit(self, offline):
+        return self.train_as(offline)
 
-    def customise(self, run, state, campaigns):
-        return scorers_of(2.0, run.dataset, campaigns)
+    def customise(self, online, state, campaigns):
+        return scorers_of(2.0, online.dataset, campaigns)
 
-    def general_scorers(self, run, state, campaigns):
-        return scorers_of(0.0, run.dataset, campaigns)
+    def general_scorers(self, online, state, campaigns):
+        return scorers_of(0.0, online.dataset, campaigns)
 
 
 def stepper(train, **changes):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from judged_runs import of_means
 from scipy import stats
 
-from experiments.comparison.methods import METHODS
+from experiments.baselines import METHODS
 from experiments.comparison.results import Measured
 from experiments.comparison.significance import (
     PAIRED,

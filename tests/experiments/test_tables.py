@@ -3,8 +3,8 @@
 import numpy as np
 from judged_runs import campaign, comparison, of_means, result, runs
 
+from experiments.baselines import METHODS
 from experiments.comparison import figures, report
-from experiments.comparison.methods import METHODS
 from experiments.comparison.results import load
 from experiments.comparison.tables import PUBLISHED, build_tables, methods_table
 

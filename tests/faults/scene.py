@@ -176,8 +176,7 @@ def begin(error, compiled):
 def run_command(words, error, compiled):
     """Runs a command in a child; a training saves every fourth step, or it would save nothing."""
     begin(error, compiled)
-    loop.Training.__init__.__kwdefaults__.update(log_every=4)
-    loop.Saving.__init__.__kwdefaults__.update(seconds=0)
+    loop.Training.__init__.__kwdefaults__.update(log_every=4, save_seconds=0)
     sys.argv = ["metaheac", *words]
     main()
 

@@ -40,13 +40,12 @@ def test_the_presets_are_those_of_the_program_and_of_the_paper():
 
 
 def test_a_preset_changes_what_a_method_has_from_the_paper_alone():
-    assert configured("metaheac", "official").config == OFFICIAL
-    assert configured("metaheac").config == configured("metaheac", "paper").config == PAPER
-    ensemble = configured("ensemble", "official").config
+    assert configured("metaheac", official=True).config == OFFICIAL
+    assert configured("metaheac").config == PAPER
+    ensemble = configured("ensemble", official=True).config
     assert (ensemble.head.width, ensemble.head.offline_epochs) == (64, 1)
     assert ensemble.head.table_scale == EnsembleConfig().head.table_scale != OFFICIAL.table_scale
-    assert configured("lr", "official").config == configured("lr").config
-    assert configured("mlp-pretraining", PAPER.changed({"width": 7})).config.width == 7
+    assert configured("lr", official=True).config == configured("lr").config
 
 
 def test_a_name_without_a_part_is_that_of_all_parts_and_one_with_a_part_wins():
@@ -54,9 +53,20 @@ def test_a_name_without_a_part_is_that_of_all_parts_and_one_with_a_part_wins():
     config = configured("ensemble", **values).config
     assert (config.head.penalty, config.lr.penalty) == (3, 7)
     assert not any(own.list_lengths for own in (config.head, config.prior, config.lr))
-    assert (config["head.width"], config["head.penalty"]) == (16, 3)
+    assert config.head.width == 16
     assert "lr.penalty" in config
     assert "lr.width" not in config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_say_what_they_shape_and_what_may_change_in_a_training(name):
+    """A class that gives a setting another default declares it anew, so it may forget this."""
+    config = configured(name).config
+    last = {own: own.rpartition(".")[2] for own in config.named()}
+    of_network = ("width", "num_experts", "num_critics", "list_lengths")
+    assert [*config.named("shapes")] == [own for own in last if last[own] in of_network]
+    free = ("offline_epochs", "offline_patience")
+    assert [*config.named("resumable")] == [own for own in last if last[own] in free]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -105,9 +115,9 @@ def test_an_unknown_name_lists_close_ones(method, name, near):
 def test_unknown_methods_are_refused(general):
     with pytest.raises(InputError, match=r"unknown method 'heac'; choose from .*metaheac"):
         configured("heac")
-    with pytest.raises(InputError, match="unknown preset 'program'; choose from paper, official"):
-        configured("metaheac", "program")
-    with pytest.raises(InputError, match="'heac', which this program does not have; import"):
+    with pytest.raises(
+        InputError, match=r"general model of 'heac': unknown method 'heac'; .* or import"
+    ):
         method_of(general("heac", {}))
     with pytest.raises(InputError, match="settings: list_lengths, penalti, penalty: in the model"):
         method_of(general("lr", {"penalti": 3.0}))

@@ -9,7 +9,7 @@ from toy import check_data, dataset, tiny
 
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import Run, customise, fit
+from metaheac_jax.methods import Offline, customise, fit
 from metaheac_jax.methods.fitting import steps_of
 from metaheac_jax.methods.offline import untrained
 from metaheac_jax.model import load, save
@@ -94,8 +94,8 @@ def test_values_keep_their_embeddings_and_moments_and_new_ones_begin():
     data, more = grown()
     general = fit(data, own("mlp-pretraining", 1, list_lengths=False), seed=4)
     larger = fit(more, own("mlp-pretraining", 0, list_lengths=False), seed=9, start=general)
-    run, config = Run(more, np.arange(6), 9), own("mlp-pretraining", 0, list_lengths=False).config
-    fresh = untrained(run, config, MLP()).table
+    config = own("mlp-pretraining", 0, list_lengths=False).config
+    fresh = untrained(Offline(more, np.arange(6), 9), config, MLP()).table
     seen = 0
     for f, values in enumerate(more.vocabulary.values):
         for i, value in enumerate(values):

@@ -8,10 +8,10 @@ import pytest
 from toy import dataset, tiny, with_shares
 
 from metaheac_jax.customising.score import joint_program
-from metaheac_jax.methods import Run, customise, ensemble, fit
+from metaheac_jax.methods import Offline, Online, customise, ensemble, fit
 from metaheac_jax.methods.ensemble import best_shares
 from metaheac_jax.methods.fitting import steps_of
-from metaheac_jax.methods.held_out_campaigns import halve, judge_state
+from metaheac_jax.methods.held_out_campaigns import halve_each, judge_of
 from metaheac_jax.model import on_device
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
@@ -32,8 +32,8 @@ def alone(general):
     held = [DATA.index_of(c) for c in general.held_out]
     rest = np.setdiff1d(TRAIN, held)
     found = [fit(DATA, own, campaigns=rest, held_out=held, seed=3) for own in METHOD.members]
-    run, prior = Run(DATA, rest, 3, held_out=np.array(held)), METHOD.members[1]
-    taught = on_device(prior.learned_from_all(run, found[1].state))
+    stage, prior = Offline(DATA, rest, 3, held_out=np.array(held)), METHOD.members[1]
+    taught = on_device(prior.learned_from_all(stage, found[1].state))
     found[1] = replace(found[1], state=taught)
     return list(zip(METHOD.members, found, strict=True))
 
@@ -58,16 +58,16 @@ def test_a_score_is_the_weighted_sum_of_those_of_its_members_alone(general, alon
 
 @slow
 def test_before_customising_it_is_the_general_model(general, alone):
-    run = Run(DATA, TRAIN, 0)
-    untouched = before(METHOD, run, general)
-    each = [before(own, run, of) for own, of in alone[:2]]
+    online = Online(DATA, 0)
+    untouched = before(METHOD, online, general)
+    each = [before(own, online, of) for own, of in alone[:2]]
     expected = np.tensordot(general.state["shares"][:2], each, axes=1)
     np.testing.assert_allclose(untouched, expected, atol=1e-5)
     assert np.abs(untouched - scores(customise(general, DATA, CAMPAIGNS))).max() > 0.1
 
 
-def before(method, run, general):
-    scorers = method.general_scorers(run, general.state, CAMPAIGNS)
+def before(method, online, general):
+    scorers = method.general_scorers(online, general.state, CAMPAIGNS)
     return np.array([scorer(DATA.user_rows) for scorer in scorers])
 
 
@@ -75,11 +75,11 @@ def before(method, run, general):
 def test_its_judgement_is_that_of_all_together(general, alone):
     """Before the held-out campaigns teach the prior."""
     [judged], held = general.judgements, [DATA.index_of(c) for c in general.held_out]
-    halves, prior = [halve(DATA, c, 3) for c in held], METHOD.members[1]
+    stage, prior = Offline(DATA, TRAIN, 3, held_out=np.array(held)), METHOD.members[1]
     untaught = fit(DATA, prior, campaigns=np.setdiff1d(TRAIN, held), seed=3).state
     members = {**general.state["members"], prior.name: untaught}
     state = {"members": members, "shares": general.state["shares"]}
-    found = judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, state)
+    found = judge_of(METHOD.customise, stage, halve_each(stage))(state, judged.step)
     assert found.auc == pytest.approx(judged.auc, abs=1e-6)
     assert judged.step == steps_of(general) == steps_of(alone[0][1])
 

@@ -37,13 +37,13 @@ def noting(seen=(), *, base=Method, **settings):
     class Noting(base):
         name, label, default = "noting", "Noting", NotingConfig(**settings)
 
-        def fit(self, run):
-            seen.append(run)
+        def fit(self, offline):
+            seen.append(offline)
             optimizer = {"count": np.array(7)} if base is GradientMethod else None
-            return Trained({"weights": np.full(3, float(run.seed))}, optimizer=optimizer)
+            return Trained({"weights": np.full(3, float(offline.seed))}, optimizer=optimizer)
 
-        def customise(self, run, state, campaigns):
-            seen.append((run, state, campaigns))
+        def customise(self, online, state, campaigns):
+            seen.append((online, state, campaigns))
             return [lambda users: np.zeros(len(users)) for _ in campaigns]
 
     seen = seen if isinstance(seen, list) else []
@@ -130,7 +130,7 @@ def test_a_campaign_of_a_single_class_is_refused(name, label, seeds, monkeypatch
     labels[DATA.stage1.of(2)] = label
     data = replace(DATA, stage1=replace(DATA.stage1, label=labels))
     with pytest.raises(InputError, match=f"campaign 120: stage 1 has {seeds} seeds among 40"):
-        mh.fit(data, configured(name, "official"))
+        mh.fit(data, configured(name, official=True))
     # It may be there, if no model is trained on it.
     mh.fit(data, "lr", campaigns=[0, 1, 3])
 
@@ -201,7 +201,7 @@ def test_a_seed_that_is_no_whole_number_is_refused(general):
 def test_a_method_without_steps_takes_no_mesh_and_no_start(general):
     with pytest.raises(InputError, match="noting: cannot use a mesh of devices; choose"):
         mh.fit(DATA, noting(), mesh=device_mesh())
-    with pytest.raises(InputError, match="noting takes no steps, so it cannot continue"):
+    with pytest.raises(InputError, match="noting cannot continue from a model"):
         mh.fit(DATA, noting(), start=general)
 
 

@@ -8,18 +8,18 @@ from toy import dataset
 
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import Run, Trained, fit, held_out_campaigns, register
+from metaheac_jax.methods import Offline, Trained, fit, held_out_campaigns, register
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.held_out_campaigns import (
     halve,
     hold_out_campaigns,
-    judge_state,
+    judge_of,
 )
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=30, per_campaign=40, pool=40)
-RUN = Run(DATA, np.arange(30), 0)
+STAGE = Offline(DATA, np.arange(30), 0)
 
 
 def test_a_tenth_is_held_out_and_no_campaign_is_on_both_sides():
@@ -97,7 +97,7 @@ def test_a_score_that_is_no_number_is_no_judgement():
     half = halve(DATA, 3, 0)
     log_odds = np.where(np.arange(len(half.users)) == 1, np.nan, 0.0)
     with pytest.raises(Diverged, match="held out: a score is not a number"):
-        judge_state(lambda *_: [lambda _: log_odds], RUN, [half], {})
+        judge_of(lambda *_: [lambda _: log_odds], STAGE, [half])({}, 1)
 
 
 def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
@@ -106,12 +106,12 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
     log_odds = [rng.normal(size=len(half.users)) for half in halves]
     given = []
 
-    def customise(run, state, campaigns):
+    def customise(online, state, campaigns):
         assert state == {}
         given.extend(campaigns)
         return [lambda users, own=own: own for own in log_odds]
 
-    found = judge_state(customise, RUN, halves, {})
+    found = judge_of(customise, STAGE, halves)({}, 5)
     assert given == [half.campaign for half in halves]
     p = [1 / (1 + np.exp(-o)) for o in log_odds]
     losses = [
@@ -122,7 +122,7 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
     weights = [min(sum(half.labels), sum(half.labels == 0)) for half in halves]
     assert weights[0] != weights[1]
     expected = [np.dot(weights, values) / sum(weights) for values in (aucs, losses)]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(found, [5, *expected])
 
 
 def test_beyond_a_thousand_seeds_a_campaign_weighs_no_more():
@@ -133,17 +133,16 @@ def test_beyond_a_thousand_seeds_a_campaign_weighs_no_more():
 
 
 class Noting(GradientMethod):
-    """A method with gradient steps that notes its run and asks for one judgement."""
+    """A method with gradient steps that notes what it is given and asks for one judgement."""
 
     name, label, default = "noting-held-out", "Noting", GradientConfig()
 
-    def fit(self, run):
-        self.seen = [*getattr(self, "seen", ()), run]
-        judged = [] if run.judge is None else [[7, *run.judge({})]]
-        state, counts = {}, {"count": np.array(1)}
-        return Trained(state, np.array(judged).reshape(-1, 3), optimizer=counts)
+    def fit(self, offline):
+        self.seen = [*getattr(self, "seen", ()), offline]
+        judgements = () if offline.judge is None else (offline.judge({}, 7),)
+        return Trained({}, judgements, {"count": np.array(1)})
 
-    def customise(self, run, state, campaigns):
+    def customise(self, online, state, campaigns):
         self.seen.append([campaign.id for campaign in campaigns])
         return [lambda users: np.arange(len(users)) for _ in campaigns]
 
@@ -154,9 +153,9 @@ METHOD = register(Noting)()
 def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     method = Noting()
     general = fit(DATA, method, seed=3)
-    run, judged = method.seen
+    stage, judged = method.seen
     kept, held = hold_out_campaigns(DATA, np.arange(30), 3)
-    assert run.campaigns.tolist() == kept.tolist()
+    assert stage.campaigns.tolist() == kept.tolist()
     assert judged == DATA.campaign_ids[held].tolist()
     assert general.campaigns == tuple(DATA.campaign_ids[kept].tolist())
     [(step, area, loss)] = general.judgements

@@ -9,13 +9,12 @@ from scipy.special import expit
 from toy import aucs, dataset
 
 import metaheac_jax as mh
-from metaheac_jax.methods import Run, configured
+from metaheac_jax.methods import Offline, Online, configured
 from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
 from metaheac_jax.methods.linear_head import LinearHead
-from metaheac_jax.methods.method import lengthened
 from metaheac_jax.methods.user_features import factors_of
+from metaheac_jax.model import Judgement
 from metaheac_jax.solvers.posterior import Examples, Gaussian, Learned, learn_prior
-from metaheac_jax.training.loop import Quality
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
 TRAIN, NEW = np.arange(20), np.arange(20, 26)
@@ -102,7 +101,7 @@ def test_products_tell_what_only_combinations_of_values_tell(monkeypatch):
         models = mh.customise(general, data, [data.campaign(c) for c in NEW])
         found.append(aucs(data, NEW, [model.score for model in models]).mean())
     directions, table = general.state["network"]["directions"], general.state["table"]
-    longer = lengthened(Run(data, TRAIN, 0), True)[0].dataset
+    longer = Offline(data, TRAIN, 0).lengthened(True).dataset
     along = factors_of(LinearHead(3), longer.layout, {}, table, longer.user_rows) @ directions
     np.testing.assert_allclose(along.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(np.cov(along, rowvar=False), np.eye(3), atol=1e-2)
@@ -116,17 +115,20 @@ def test_products_tell_what_only_combinations_of_values_tell(monkeypatch):
 
 @pytest.mark.parametrize(("given", "gain", "kept"), [(None, 1, 1), (None, -1, 0), (2, -1, 1)])
 def test_products_are_kept_if_held_out_campaigns_gain_or_if_they_are_asked_for(given, gain, kept):
-    judgements = iter([Quality(0.6, 0.5), Quality(0.6 + gain / 10, 0.5)])
-    run = Run(DATA, TRAIN[:6], 0, judge=lambda _: next(judgements))
+    aucs = iter([0.6, 0.6 + gain / 10])
+    judge = lambda _, step: Judgement(step, next(aucs), 0.5)  # noqa: E731
+    run = Offline(DATA, TRAIN[:6], 0, judge=judge)
     state = METHOD.changed(num_directions=given).fit(run).state
     assert ("directions" in state["network"]) == kept
 
 
 def test_attributes_alone_tell_campaigns_apart(general):
-    run = Run(DATA, TRAIN, 0)
+    online = Online(DATA, 0)
     own = [DATA.campaign(c) for c in NEW[:2]]
     same = replace(own[1], rows=own[0].rows)
-    scores = [of(DATA.user_rows) for of in METHOD.general_scorers(run, general.state, [*own, same])]
+    scores = [
+        of(DATA.user_rows) for of in METHOD.general_scorers(online, general.state, [*own, same])
+    ]
     np.testing.assert_array_equal(scores[0], scores[2])
     assert np.ptp(scores[0]) > 0
 

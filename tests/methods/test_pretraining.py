@@ -15,17 +15,17 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.methods import (
     MetaHeacMethod,
+    Offline,
     PretrainedMLP,
-    Run,
     WithoutMeta,
     customise,
     fit,
     offline,
 )
 from metaheac_jax.methods.fitting import steps_of
+from metaheac_jax.model import Judgement
 from metaheac_jax.networks import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
-from metaheac_jax.training.loop import Quality
 
 # A tiny world. Field vectors are made in four ways: of few values (gender), of a list of a few
 # more (words), and, behind a large field (city), of rows read one by one (likes).
@@ -236,23 +236,24 @@ def test_the_other_settings_reach_the_offline_stage(x64):
 def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
     seen = []
 
-    def judge(state):
+    def judge(state, step):
         seen.append(jax.tree.map(np.array, dict(state)))
-        return Quality(0.5, 1.0)
+        return Judgement(step, 0.5, 1.0)
 
     method = sized(PretrainedMLP, batch_size=11, offline_epochs=2, offline_patience=2)
-    run = Run(DATA, np.arange(3), SEED, judge=judge)
+    stage = Offline(DATA, np.arange(3), SEED, judge=judge)
     # All 18 steps are fewer than training takes without a better judgement.
-    assert len(method.fit(run).judgements) == 9
+    assert len(method.fit(stage).judgements) == 9
     monkeypatch.setattr(offline, "_PATIENCE_STEPS", 4)
     seen.clear()
-    trained = method.fit(run)
-    assert trained.judgements[:, 0].tolist() == [2, 4, 6]  # a quarter of 9 steps; equal is no gain
+    trained = method.fit(stage)
+    steps = [own.step for own in trained.judgements]
+    assert steps == [2, 4, 6]  # a quarter of 9 steps; equal is no gain
     assert apart(seen[0], dict(trained.state)) < 1e-6  # rows that were behind are not
     short = method.changed(offline_epochs=1, offline_patience=None)
     start = fit(DATA, short, seed=SEED)
-    again = method.fit(replace(run, start=start)).judgements
-    assert again[0, 0] == steps_of(start) == 9
+    again = method.fit(replace(stage, start=start)).judgements
+    assert again[0].step == steps_of(start) == 9
 
 
 @pytest.mark.slow

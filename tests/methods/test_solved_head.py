@@ -12,7 +12,7 @@ from metaheac_jax.customising.score import joint_program
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
-from metaheac_jax.methods import Run, SolvedHeadMethod, customise, fit
+from metaheac_jax.methods import Online, SolvedHeadMethod, customise, fit
 from metaheac_jax.methods.solved_head import SolvedHead, solve_head, solved_gradient
 from metaheac_jax.model import initialise
 from metaheac_jax.solvers.regression import fit_regression
@@ -39,7 +39,7 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     campaigns = [replace(c, users=c.users[some], labels=c.labels[some]) for c in campaigns]
     models = customise(general, DATA, campaigns)
     own = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, campaigns)
-    before = METHOD.general_scorers(Run(DATA, TRAIN, 0), general.state, campaigns)
+    before = METHOD.general_scorers(Online(DATA, 0), general.state, campaigns)
     solved, before, regression = (
         aucs(DATA, NEW, scorers).mean()
         for scorers in ([m.score for m in models], before, [m.score for m in own])
@@ -94,8 +94,8 @@ def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_togethe
     monkeypatch.setattr("metaheac_jax.customising.score._TOGETHER_BYTES", bytes_together)
     models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
     [other] = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, [DATA.campaign(12)])
-    run, campaign = Run(DATA, TRAIN, 0), DATA.campaign(12)
-    [plain] = METHOD.general_scorers(run, general.state, [campaign])
+    online, campaign = Online(DATA, 0), DATA.campaign(12)
+    [plain] = METHOD.general_scorers(online, general.state, [campaign])
     plain = replace(models[0], scorer=plain, campaign=campaign)
     none = {"rows": np.empty(0, np.int32), "values": general.state["table"][:0]}
     adapted = models[1].scorer.adapted._replace(**none)

@@ -1,6 +1,7 @@
 """The offline loop: it learns, resumes exactly, stops at a loss that is no number."""
 
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +12,13 @@ from toy import dataset
 
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.model import initialise
+from metaheac_jax.model import Judgement, initialise
 from metaheac_jax.networks import MLP
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
-from metaheac_jax.training.loop import (
-    EarlyStop,
-    Judging,
-    Quality,
-    Saving,
-    Training,
-    to_progress,
-    train,
-)
+from metaheac_jax.training.loop import EarlyStop, Training, to_progress, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import PlainInfo, RowInfo, RowStep, build_row_step
@@ -65,15 +58,15 @@ def stepping(function):
     return RowStep(lambda *own: own, function)
 
 
-def trained(own, state, draw, *, folder=None, save=None, judge=None, hooks=(), **options):
-    """Trains with checkpoints in a folder, or what stands for them, and judgements."""
-    training, all_hooks = Training(own, state, draw, **options), []
-    if judge is not None:
-        all_hooks.append(Judging(training, judge))
-    if folder is not None:
-        checkpoints = folder if hasattr(folder, "save") else Checkpoints(folder)
-        all_hooks.append(Saving(training, checkpoints, **save or {}))
-    return train(training, [*all_hooks, *hooks])
+def trained(own, state, draw, *, folder=None, hooks=(), **options):
+    """Trains with checkpoints in a folder, or what stands for them."""
+    checkpoints = Checkpoints(folder) if isinstance(folder, Path) else folder
+    return train(Training(own, state, draw, **options), hooks, checkpoints)
+
+
+def judgement(auc):
+    """A judge's answer; the loss does not matter."""
+    return Judgement(0, auc, 0.0)
 
 
 def losses(records):
@@ -127,11 +120,11 @@ def test_a_record_has_the_mean_loss_and_the_speed_since_the_last_one(monkeypatch
         now[0] += 0.5 if number < 20 else 1.0
         return state, lost(jnp.float32(number))
 
-    def judge(state):
+    def judge(state, step):
         now[0] += 100
-        return Quality(0.5, 0.0)
+        return judgement(0.5)
 
-    options = {"num_steps": 50, "judge": judge, "early_stop": EarlyStop(20, 9)}
+    options = {"num_steps": 50, "early_stop": EarlyStop(judge, 20, 9)}
     trained(stepping(timed), jnp.zeros(()), number, hooks=[records.append], **options)
     found = losses(records)
     assert [(own["step"], own["loss"]) for own in found] == [(20, 9.5), (40, 29.5), (50, 44.5)]
@@ -218,16 +211,16 @@ def test_a_step_that_is_not_finite_is_named_and_nothing_after_it_is_judged_or_sa
     def draw(number):
         return rows_and_factors(**{"network": float(number)} | (bad if number == 13 else {}))
 
-    def judge(state):
-        judged.append(int(state.table.count))
-        return Quality(0.5, 0.0)
+    def judge(state, step):
+        judged.append((int(state.table.count), step))
+        return judgement(0.5)
 
-    judged, options = [], {"num_steps": 20, "name": "toy", "log_every": 10, "save": {"seconds": 0}}
-    options |= {"judge": judge, "early_stop": EarlyStop(5, 9), "folder": tmp_path / "c"}
+    judged, options = [], {"num_steps": 20, "name": "toy", "log_every": 10, "save_seconds": 0}
+    options |= {"early_stop": EarlyStop(judge, 5, 9), "folder": tmp_path / "c"}
     told = f"toy: step 14: the {array}; lower the learning rates"
     with pytest.raises(Diverged, match=told):
         trained(checked(), whole(), draw, **options)
-    assert judged == [5, 10]
+    assert judged == [(5, 5), (10, 10)]
     checkpoints = Checkpoints(tmp_path / "c")
     assert checkpoints.latest == 10
 
@@ -246,10 +239,12 @@ def count_to(folder, patience, num_steps=18, cut=None, patience_steps=0, hook=la
             raise KeyboardInterrupt
         return (number,)
 
+    def judge(state, step):
+        return Judgement(step, AUCS[int(state)], float(state))
+
     return trained(
         COUNTING, jnp.zeros(()), draw, num_steps=num_steps, log_every=4, folder=folder,
-        early_stop=EarlyStop(3, patience, patience_steps), save={"seconds": 0}, hooks=[hook],
-        judge=lambda state: Quality(AUCS[int(state)], float(state)),
+        early_stop=EarlyStop(judge, 3, patience, patience_steps), save_seconds=0, hooks=[hook],
     )  # fmt: skip
 
 
@@ -275,7 +270,7 @@ def test_training_ends_after_both_patiences(patience, patience_steps, last):
     told = []
     hook = lambda record: told.append((record["step"], record["of"]))  # noqa: E731
     state, judged = count_to(None, patience, patience_steps=patience_steps, hook=hook)
-    assert (int(state), judged[-1, 0]) == (6, last)
+    assert (int(state), judged[-1].step) == (6, last)
     steps, ends = zip(*told, strict=True)
     assert told[-1] == (last, last)  # a record tells when training ends without gain
     assert all(end >= step for step, end in told)
@@ -313,11 +308,11 @@ def test_a_start_that_nothing_improves_on_is_kept():
     """As when training goes on from a good model: its first state is judged too."""
     aucs = {6: 0.8, 9: 0.7, 12: 0.75, 15: 0.6}
     state, judged = trained(
-        COUNTING, jnp.full((), 6.0), number, num_steps=18, done=6, early_stop=EarlyStop(3, 3),
-        judge=lambda state: Quality(aucs[int(state)], 0.0),
+        COUNTING, jnp.full((), 6.0), number, num_steps=18, done=6,
+        early_stop=EarlyStop(lambda state, step: judgement(aucs[int(state)]), 3, 3),
     )  # fmt: skip
     assert int(state) == 6
-    np.testing.assert_allclose(judged[:, 0], [6, 9, 12, 15])
+    assert [own.step for own in judged] == [6, 9, 12, 15]
 
 
 @pytest.mark.parametrize(
@@ -326,8 +321,8 @@ def test_a_start_that_nothing_improves_on_is_kept():
 def test_an_auc_that_is_no_number_is_never_better(aucs, best):
     left = iter(aucs)
     state, judged = trained(
-        COUNTING, jnp.zeros(()), number, num_steps=3 * len(aucs), early_stop=EarlyStop(3, 3),
-        judge=lambda _: Quality(next(left), 0.0),
+        COUNTING, jnp.zeros(()), number, num_steps=3 * len(aucs),
+        early_stop=EarlyStop(lambda *_: judgement(next(left)), 3, 3),
     )  # fmt: skip
     assert int(state) == best
     assert len(judged) == len(aucs)
@@ -335,4 +330,4 @@ def test_an_auc_that_is_no_number_is_never_better(aucs, best):
 
 def test_the_last_state_is_judged_too():
     state, judged = count_to(None, 9, num_steps=17)
-    assert (int(state), judged[-1, 0]) == (17, 17)
+    assert (int(state), judged[-1].step) == (17, 17)

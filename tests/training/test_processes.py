@@ -25,8 +25,8 @@ SCRIPT = Path(__file__).parents[1] / "several_processes.py"
 COMMAND = """
 from commands import tiny_settings
 from metaheac_jax.cli.main import main
-from metaheac_jax.training.loop import Saving
-Saving.__init__.__kwdefaults__.update(seconds=0)
+from metaheac_jax.training.loop import Training
+Training.__init__.__kwdefaults__.update(save_seconds=0)
 with tiny_settings(campaigns_per_step=4):
     main()
 """

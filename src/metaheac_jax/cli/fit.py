@@ -39,8 +39,9 @@ class Options:
     model: Annotated[Path, Positional, option("MODEL")]
     #: ensemble (the default), the weighted sum of a solved head, a learned prior and LR, which
     #: takes some 5 minutes for 200,000 users on two cores; or metaheac, without-meta,
-    #: mlp-pretraining, solved-head, learned-prior, or lr, which learns from each campaign alone.
-    #: metaheac has the settings of the paper, metaheac:official those of the authors' program.
+    #: mlp-pretraining, solved-head, learned-prior, or lr, which learns from each campaign alone;
+    #: or a method of another package that is installed. metaheac has the settings of the paper,
+    #: metaheac:official those of the authors' program.
     method: Annotated[str | None, option("METHOD")] = None
     #: Other values for settings, for example offline_epochs=3 or, of the ensemble, head.penalty=30;
     #: an unknown name lists close ones.
@@ -77,7 +78,7 @@ def main(options: Options) -> None:
     name, _, preset = (options.method or "ensemble").partition(":")
     if preset not in ("", "official"):
         raise InputError(f"--method: {options.method} is no method; expected {name}:official")
-    method = configured(name, preset or None, **changed_settings(options.set))
+    method = configured(name, official=bool(preset), **changed_settings(options.set))
     mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
     directory = options.model.with_name(f"{options.model.name}{TRAINING}")
     terminal.keep_compiled()

@@ -1,13 +1,27 @@
 """Methods: each trains a general model on many campaigns and customises it to new ones."""
 
-from metaheac_jax.methods.config import Config
+from metaheac_jax.methods.config import Config, setting
 from metaheac_jax.methods.ensemble import EnsembleConfig, EnsembleMethod
 from metaheac_jax.methods.fitting import configured, customise, fit
 from metaheac_jax.methods.learned_prior import LearnedPrior, LearnedPriorConfig
 from metaheac_jax.methods.logistic_regression import LogisticRegression
-from metaheac_jax.methods.metaheac import OFFICIAL, PAPER, MetaHeacConfig, MetaHeacMethod
-from metaheac_jax.methods.method import METHODS, Method, Run, Trained, method_of, register
-from metaheac_jax.methods.pretraining import PretrainedMLP, WithoutMeta
+from metaheac_jax.methods.metaheac import (
+    OFFICIAL,
+    PAPER,
+    MetaHeacConfig,
+    MetaHeacMethod,
+    WithoutMeta,
+)
+from metaheac_jax.methods.method import (
+    METHODS,
+    Method,
+    Offline,
+    Online,
+    Trained,
+    method_of,
+    register,
+)
+from metaheac_jax.methods.pretraining import PretrainedMethod, PretrainedMLP, PretrainingConfig
 from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
 
 __all__ = [
@@ -23,8 +37,11 @@ __all__ = [
     "MetaHeacConfig",
     "MetaHeacMethod",
     "Method",
+    "Offline",
+    "Online",
     "PretrainedMLP",
-    "Run",
+    "PretrainedMethod",
+    "PretrainingConfig",
     "SolvedHeadConfig",
     "SolvedHeadMethod",
     "Trained",
@@ -34,4 +51,5 @@ __all__ = [
     "fit",
     "method_of",
     "register",
+    "setting",
 ]

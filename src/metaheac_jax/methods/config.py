@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import difflib
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+
+from flax.traverse_util import flatten_dict
 
 from metaheac_jax.errors import InputError, check_whole
 
+Value = TypeVar("Value")
 
-def within(default: Any, **limits: float) -> Any:
-    """A setting with limits: ``least`` (by default 1 for whole numbers), ``above`` or ``below``."""
-    return field(default=default, metadata=limits)
+
+class About(TypedDict, total=False):
+    """What a setting says of itself beside its type and its default, which is the paper's value.
+
+    Attributes:
+      least: the minimum of a whole number, by default 1.
+      above: what a number is greater than; without it, a number is 0 or more.
+      below: what a number is less than.
+      shapes: whether a network's shapes or outputs depend on it, so that a trained model keeps it.
+      resumable: whether another value may be given when a training resumes from checkpoints.
+      official: the value in the authors' program, if that is another.
+    """
+
+    least: int
+    above: float
+    below: float
+    shapes: bool
+    resumable: bool
+    official: Any
+
+
+def setting(default: Value, **about: Unpack[About]) -> Value:
+    """Declares a field of a `Config`; see `About`."""
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -30,33 +55,26 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = typing.get_type_hints(type(self))
         for own in fields(self):
             _check(own, hints[own.name], getattr(self, own.name))
 
-    @property
-    def parts(self) -> dict[str, Config]:
-        """The configs of the method's parts, by name."""
-        own = {part.name: getattr(self, part.name) for part in fields(self)}
-        return {name: value for name, value in own.items() if isinstance(value, Config)}
+    def named(self, mark: str | None = None) -> dict[str, Any]:
+        """Names all settings, or those that are marked ``shapes`` or ``resumable``.
 
-    def named(self) -> dict[str, Any]:
-        """Names all settings, those of parts with a dot."""
-        found = {}
-        for name in (own.name for own in fields(self)):
-            value = getattr(self, name)
+        Settings of parts have names with a dot.
+        """
+        found = dict[str, Any]()
+        for own in fields(self):
+            value = getattr(self, own.name)
             if isinstance(value, Config):
-                found |= {f"{name}.{inner}": own for inner, own in value.named().items()}
-            else:
-                found[name] = value
+                found |= {f"{own.name}.{name}": inner for name, inner in value.named(mark).items()}
+            elif mark is None or own.metadata.get(mark):
+                found[own.name] = value
         return found
 
     def __contains__(self, name: str) -> bool:
         return any(name in (own, own.rpartition(".")[2]) for own in self.named())
-
-    def __getitem__(self, name: str) -> Any:
-        """A setting by name; that of the first part that has it, if the name has no part."""
-        return next(v for k, v in self.named().items() if name in (k, k.rpartition(".")[2]))
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Changes some settings, by name, in a copy.
@@ -70,13 +88,27 @@ class Config:
                 near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
                 raise InputError(f"settings: no {name!r}; did you mean {', '.join(near)}?")
         own = {name: value for name, value in changes.items() if hasattr(self, name)}
-        for part, config in self.parts.items():
-            inside = {name: value for name, value in changes.items() if name in config}
-            for name, value in changes.items():
-                if name.startswith(f"{part}."):
-                    inside[name.removeprefix(f"{part}.")] = value
-            own[part] = config.changed(inside)
+        for part, config in vars(self).items():
+            if isinstance(config, Config):
+                inside = {n: value for n, value in changes.items() if n in config}
+                start = f"{part}."
+                inside |= {n[len(start) :]: changes[n] for n in changes if n.startswith(start)}
+                own[part] = config.changed(inside)
         return replace(self, **own)
+
+    def official(self) -> Self:
+        """Gives the settings of the authors' program to a copy.
+
+        A setting keeps a value that is not the default of its field.
+        """
+        changes = dict[str, Any]()
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if isinstance(value, Config):
+                changes[own.name] = value.official()
+            elif value == own.default:
+                changes[own.name] = own.metadata.get("official", value)
+        return replace(self, **changes)
 
     def plain(self) -> dict[str, Any]:
         """Makes plain data for JSON; see `of_plain`."""
@@ -89,25 +121,20 @@ class Config:
         Raises:
           InputError: there are other settings than this class has.
         """
-        hints = {own.name: get_type_hints(cls)[own.name] for own in fields(cls)}
-        if set(values) != set(hints):
-            differ = ", ".join(sorted(set(values) ^ set(hints)))
-            raise InputError(f"settings: {differ}: in the model or in its method, not in both")
-        return cls(
-            **{
-                name: hints[name].of_plain(value) if isinstance(value, Mapping) else value
-                for name, value in values.items()
-            }
-        )
+        flat = flatten_dict(dict(values), sep=".")
+        if differ := flat.keys() ^ cls().named().keys():
+            told = ", ".join(sorted(differ))
+            raise InputError(f"settings: {told}: in the model or in its method, not in both")
+        return cls().changed(flat)
 
 
 def _check(own: Field[Any], hint: Any, value: Any) -> None:
     """Refuses a value that is not of the field's type, or out of its limits."""
-    kinds, what = get_args(hint) if isinstance(hint, UnionType) else (hint,), own.metadata
+    kinds, what = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,), own.metadata
     if value is None and type(None) in kinds:
         return
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
         good, expected = value in choices, " or ".join(map(repr, choices))
     elif bool in kinds:
         good, expected = isinstance(value, bool), "true or false"
@@ -119,7 +146,7 @@ def _check(own: Field[Any], hint: Any, value: Any) -> None:
         above, below = what.get("above"), what.get("below", math.inf)
         good = number and 0 <= value < below and (above is None or value > above)
         expected = "a number " + ("of 0 or more" if above is None else f"above {above}")
-        expected += f" and below {below}" if "below" in what else ""
+        expected += "" if below == math.inf else f" and below {below}"
     else:
         good, expected = isinstance(value, kinds), hint.__name__
     if not good:
@@ -128,30 +155,35 @@ def _check(own: Field[Any], hint: Any, value: Any) -> None:
 
 @dataclass(frozen=True)
 class GradientConfig(Config):
-    """Settings of a method whose offline stage takes gradient steps.
+    """Settings of a method whose offline stage takes gradient steps."""
 
-    Attributes:
-      width: k, the width of an embedding.
-      table_scale: standard deviation of the table's initial values.
-      outer_learning_rate: beta, the learning rate of the offline Adam.
-      campaigns_per_step: C, the number of campaigns in a meta-step.
-      batch_size: B, the number of examples in a support set, a query set and an online minibatch.
-      weight_decay: weight decay of the offline AdamW on the network; the table has none.
-      value_dropout: probability that a value of a user is left out of an offline step. Training
-        sees each example several times, and could otherwise recognise it by its rare values.
-      offline_epochs: epochs of ceil(training examples / B) steps each; with patience, the maximum.
-        A step draws up to 2 B C examples, so an epoch draws an example about 2 C times.
-      offline_patience: number of judgements on held-out training campaigns, four per epoch, without
-        a better one before the offline stage stops and keeps the best state; it also takes 800
-        steps without a better one. None runs all epochs on all training campaigns.
-    """
-
-    width: int = 16
-    table_scale: float = 1.0  # not stated in the paper; that of the authors' program
-    outer_learning_rate: float = 0.001  # the paper tunes it in [.001, .1]; the program's
-    campaigns_per_step: int = 5  # not stated; the program's
+    width: int = setting(16, shapes=True, official=64)
+    """k, the width of an embedding."""
+    table_scale: float = 1.0
+    """Standard deviation of the table's initial values; that of the authors' program."""
+    outer_learning_rate: float = 0.001
+    """beta, the learning rate of the offline Adam; the paper tunes it in [.001, .1]."""
+    campaigns_per_step: int = 5
+    """C, the number of campaigns in a meta-step; that of the authors' program."""
     batch_size: int = 512
-    weight_decay: float = 0.0  # not stated
-    value_dropout: float = within(0.0, below=1)
-    offline_epochs: int = within(100, least=0)  # not stated; training ends by its patience
-    offline_patience: int | None = 8  # two epochs
+    """B, the number of examples in a support set, a query set and an online minibatch."""
+    weight_decay: float = 0.0
+    """Weight decay of the offline AdamW on the network; the table has none. Not in the paper."""
+    value_dropout: float = setting(0.0, below=1)
+    """Probability that a value of a user is left out of an offline step. Training sees each example
+    several times, and could otherwise recognise it by its rare values. Not in the paper."""
+    offline_epochs: int = setting(100, least=0, resumable=True, official=1)
+    """Epochs of ceil(training examples / B) steps each; with patience, the maximum. A step draws up
+    to 2 B C examples, so an epoch draws an example about 2 C times."""
+    offline_patience: int | None = setting(8, resumable=True, official=None)
+    """Number of judgements on held-out training campaigns, four per epoch, without a better one
+    before the offline stage stops and keeps the best state; it also takes 800 steps without a
+    better one. None runs all epochs on all training campaigns."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig(GradientConfig):
+    """Settings of a method that trains one network."""
+
+    list_lengths: bool = setting(False, shapes=True)
+    """Whether list lengths are user fields too; see `data.list_lengths`."""

@@ -9,7 +9,7 @@ Axes: P users, E members.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,17 +22,17 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config
 from metaheac_jax.methods.held_out_campaigns import (
     HeldOut,
-    halve,
-    judge_state,
-    mean_quality,
+    halve_each,
+    mean_judgement,
+    offline_of,
     quality_of,
     score_halves,
 )
 from metaheac_jax.methods.learned_prior import LearnedPrior, LearnedPriorConfig
 from metaheac_jax.methods.logistic_regression import LogisticRegression, RegressionConfig
-from metaheac_jax.methods.method import GradientMethod, Run, Trained, register
+from metaheac_jax.methods.method import Method, Offline, Online, Trained, register
 from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
-from metaheac_jax.model import Scorer, State
+from metaheac_jax.model import General, Scorer, State
 from metaheac_jax.progress import prefixed
 from metaheac_jax.solvers.posterior import Examples, Gaussian, posterior_mode
 
@@ -50,7 +50,7 @@ class EnsembleConfig(Config):
 
 
 @register
-class EnsembleMethod(GradientMethod[EnsembleConfig]):
+class EnsembleMethod(Method[EnsembleConfig]):
     """The weighted sum of the log-odds of a solved head, a learned prior and LR.
 
     The shares are the weights of a logistic regression on held-out campaigns, under a prior of
@@ -60,6 +60,7 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
     """
 
     name, label, default = "ensemble", "Ensemble", EnsembleConfig()
+    continues = True
 
     @property
     def members(self) -> tuple[SolvedHeadMethod, LearnedPrior, LogisticRegression]:
@@ -78,70 +79,75 @@ class EnsembleMethod(GradientMethod[EnsembleConfig]):
         """Whether the solved head holds out campaigns; without any, the others choose nothing."""
         return self.members[0].holds_out
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Trains each member, then chooses the shares on held-out campaigns.
 
         These teach the learned prior only after that.
         """
-        halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
-        states, optimizer, start = dict[str, State](), dict[str, Any](), run.start
+        halves, start = halve_each(offline), offline.start
+        states, optimizer = dict[str, State](), dict[str, Any]()
         for member in self.members:
-            own = replace(run, judge=None, start=None, held_out=run.held_out[:0])
-            own = replace(own, label=f"{run.label}: {member.label}")
-            own = replace(own, directory=run.directory and run.directory / member.name)
-            if halves and member.holds_out:
-                own = replace(own, judge=partial(judge_state, member.customise, own, halves))
-            if start is not None and member.name in (start.optimizer or {}):
-                state, past = start.state["members"][member.name], start.optimizer or {}
-                own = replace(own, start=replace(start, state=state, optimizer=past[member.name]))
-            trained = member.fit(own)
+            part = _part_of(start, member.name)
+            trained = member.fit(offline_of(member, offline, halves, start=part))
             states[member.name] = jax.device_get(trained.state)  # frees device memory for the next
             if trained.optimizer is not None:
                 optimizer |= {member.name: trained.optimizer, "count": trained.optimizer["count"]}
         shares = np.full(len(states), 1 / len(states)) if start is None else start.state["shares"]
         trained = Trained({"members": states, "shares": np.asarray(shares)}, optimizer=optimizer)
-        return self._with_best_shares(run, trained, halves) if halves else trained
+        return self._with_best_shares(offline, trained, halves) if halves else trained
 
-    def _with_best_shares(self, run: Run, trained: Trained, halves: Sequence[HeldOut]) -> Trained:
+    def _with_best_shares(
+        self, offline: Offline, trained: Trained, halves: Sequence[HeldOut]
+    ) -> Trained:
         """The same with the shares that suit the held-out campaigns, and their quality."""
         each = [
-            score_halves(member.customise, run, halves, trained.state["members"][member.name])
-            for member in self.members
+            score_halves(own.customise, offline, halves, trained.state["members"][own.name])
+            for own in self.members
         ]
         scores = [np.stack(own) for own in zip(*each, strict=True)]
         shares = best_shares(scores, [own.labels for own in halves])
         judged = [quality_of(*pair) for pair in zip(halves, map(shares.dot, scores), strict=True)]
-        quality, count = mean_quality(halves, judged), int((trained.optimizer or {})["count"])
+        count = int((trained.optimizer or {})["count"])
+        judgement = mean_judgement(count, halves, judged)
         members = dict(trained.state["members"])
         for own in self.members:
             if isinstance(own, LearnedPrior):
-                taught = own.learned_from_all(run, members[own.name])
+                taught = own.learned_from_all(offline, members[own.name])
                 members[own.name] = jax.device_get(taught)
-        state = {"members": members, "shares": shares}
         told = ", ".join(f"{own:.2f}" for own in shares)
-        run.progress(f"{run.label}: shares {told}, held-out AUC {quality.auc:.4f}", count, count)
-        return trained._replace(state=state, judgements=np.array([[count, *quality]]))
+        told = f"{offline.label}: shares {told}, held-out AUC {judgement.auc:.4f}"
+        offline.progress(told, count, count)
+        state = {"members": members, "shares": shares}
+        return trained._replace(state=state, judgements=(judgement,))
 
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+    def customise(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> list[Scorer]:
         """Customises each member to all campaigns."""
         each = []
         for member in self.members:
-            own = replace(run, progress=prefixed(run.progress, f"{member.label} "))
+            own = replace(online, progress=prefixed(online.progress, f"{member.label} "))
             each.append(member.customise(own, state["members"][member.name], campaigns))
         return _summed(each, state["shares"])
 
     def general_scorers(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[Scorer]:
-        """Scorers of the members' general models, before customising; LR has none."""
-        head, prior, _ = self.members
-        each = [
-            own.general_scorers(run, state["members"][own.name], campaigns) for own in (head, prior)
-        ]
-        return _summed(each, state["shares"][:2])
+        """Sums those of the members that have a general model; LR has none."""
+        state_of, shares = state["members"], np.asarray(state["shares"])
+        each = [own.general_scorers(online, state_of[own.name], campaigns) for own in self.members]
+        return _summed(filter(None, each), [s for s, own in zip(shares, each, strict=True) if own])
 
 
-def _summed(each: Sequence[Sequence[Scorer]], shares: Any) -> list[Scorer]:
+def _part_of(start: General | None, member: str) -> General | None:
+    """The model that a member continues from; None if there is none, or it takes no steps."""
+    past = None if start is None else (start.optimizer or {}).get(member)
+    if start is None or past is None:
+        return None
+    return replace(start, state=start.state["members"][member], optimizer=past)
+
+
+def _summed(each: Iterable[Sequence[Scorer]], shares: Any) -> list[Scorer]:
     """The weighted sum of the members' scorers for each campaign."""
     weights = tuple(np.asarray(shares).tolist())
     return [SumScorer(own, weights) for own in zip(*each, strict=True)]

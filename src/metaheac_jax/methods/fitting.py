@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,13 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.history import Hidden, limited
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.files import locked
-from metaheac_jax.methods.config import Config
-from metaheac_jax.methods.held_out_campaigns import halve, hold_out_campaigns, judge_state
-from metaheac_jax.methods.metaheac import OFFICIAL, PAPER, MetaHeacConfig
-from metaheac_jax.methods.method import (
-    METHODS,
-    GradientMethod,
-    Method,
-    NetworkMethod,
-    Run,
-    Trained,
-    method_of,
+from metaheac_jax.methods.held_out_campaigns import (
+    halve_each,
+    hold_out_campaigns,
+    judge_of,
 )
-from metaheac_jax.model import Customised, General, Judged, on_device
+from metaheac_jax.methods.method import Method, Offline, Online, Trained, method_named, method_of
+from metaheac_jax.model import Customised, General, on_device
 from metaheac_jax.processes import check_same, is_first
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Vocabulary, union_of_values
@@ -41,41 +33,23 @@ from metaheac_jax.training.loop import Hook
 
 #: Indices of campaigns.
 Indices = Sequence[int] | np.ndarray
-_PRESETS = {"paper": PAPER, "official": OFFICIAL}
-#: Settings of which the shapes, or the output, of a network depend.
-_OF_NETWORK = ("width", "num_experts", "num_critics", "list_lengths")
 
 
-def configured(
-    name: str, preset: str | MetaHeacConfig | None = None, **changes: Any
-) -> Method[Any]:
+def configured(name: str, *, official: bool = False, **changes: Any) -> Method[Any]:
     """Makes a method with other values than its defaults.
 
     Args:
       name: name of the method.
-      preset: ``paper``, the default, ``official``, the settings of the authors' program, or other
-        settings of MetaHeac. Any method takes those for which its default is the paper's.
+      official: whether to take the settings of the authors' program; see `Config.official`.
       **changes: values by name, such as ``value_dropout=0.5`` or ``**{"head.penalty": 30}``.
 
     Raises:
-      InputError: the method, preset or setting does not exist, or a value is out of range.
+      InputError: the method or a setting does not exist, or a value is out of range.
     """
-    if isinstance(preset, str) and preset not in _PRESETS:
-        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(_PRESETS)}")
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-    method = METHODS[name]()
-    wanted = preset if isinstance(preset, MetaHeacConfig) else _PRESETS[preset or "paper"]
-    shared = _shared(method.config, wanted)
+    method = method_named(name)()
+    config = method.config.official() if official else method.config
     with about(name):
-        return method.changed(**shared).changed(**changes)
-
-
-def _shared(config: Config, preset: MetaHeacConfig) -> dict[str, Any]:
-    """The preset's values of settings that the config has from the paper, by name."""
-    paper, wanted = PAPER.named(), preset.named()
-    pairs = [(name, name.rpartition(".")[2], value) for name, value in config.named().items()]
-    return {n: wanted[own] for n, own, value in pairs if own in paper and paper[own] == value}
+        return type(method)(config.changed(changes))
 
 
 def fit(
@@ -121,28 +95,18 @@ def fit(
       Diverged: the loss, gradient or result of a step is not finite.
     """
     method = configured(method) if isinstance(method, str) else method
-    directory = None if directory is None else Path(directory).resolve()
     check_whole("seed", seed, 0)
     held = np.empty(0, int) if held_out is None else np.asarray(held_out)
     rest = np.setdiff1d(np.arange(data.num_campaigns), held)
     chosen = rest if campaigns is None else np.asarray(campaigns)
     check_indices(data, np.append(chosen, held) if len(held) else chosen)
-    if mesh is not None and not isinstance(method, NetworkMethod):
-        raise InputError(
-            f"{method.name}: cannot use a mesh of devices; choose a method such as 'metaheac' or "
-            "'mlp-pretraining', or omit the mesh"
-        )
     if mesh is not None:
-        given = method.config.plain(), chosen.tolist(), held.tolist(), seed
-        given += data.digest, data.num_users, start and start.digest
-        check_same("data, model, settings, campaigns and seed", given)
+        _check_mesh(method, data, start, chosen.tolist(), held.tolist(), seed)
         if not is_first():
             hooks, progress = (), silent
     if start is not None:
         _check_start(method, start)
-        values = zip(data.vocabulary.values, start.vocabulary.values, strict=False)
-        union = Vocabulary(tuple(union_of_values(*own) for own in values))
-        data = data.encoded_for(start.schema, union)  # which compares the schemas
+        data = _with_values_of(data, start)
     data = data.completed(seed)
     check_campaigns(data, chosen)
     if method.holds_out and not len(held):
@@ -150,33 +114,56 @@ def fit(
     before = () if start is None else start.campaigns
     counted = data.campaigns_among([*before, *_ids(data, chosen)])
     counted[held] = False
-    data = limited(data, counted)
-    given = {"start": start, "mesh": mesh, "label": method.label}
-    run = Run(data, chosen, seed, directory, hooks, progress, **given)
+    offline = Offline(
+        limited(data, counted),
+        chosen,
+        seed,
+        start=start,
+        directory=None if directory is None else Path(directory).resolve(),
+        mesh=mesh,
+        label=method.label,
+        hooks=hooks,
+        progress=progress,
+    )
     if method.holds_out:
-        halves = [halve(data, int(c), seed) for c in held]
-        judge = partial(judge_state, method.customise, run, halves)
-        run = replace(run, held_out=held, judge=judge)
+        offline = replace(offline, held_out=held)
+        halves = halve_each(offline)
+        offline = replace(offline, judge=judge_of(method.customise, offline, halves))
     if len(chosen) < method.min_campaigns:
         raise InputError(
-            f"{data.where}: {len(chosen)} training campaigns besides {len(run.held_out)} that are "
-            f"held out, but {method.name} needs {method.min_campaigns}; add campaigns, hold none "
-            "out (offline_patience=none), or train 'lr', which learns from each campaign alone"
+            f"{data.where}: {len(chosen)} training campaigns besides {len(offline.held_out)} that "
+            f"are held out, but {method.name} needs {method.min_campaigns}; add campaigns, hold "
+            "none out (offline_patience=none), or train 'lr', which learns from each campaign alone"
         )
-    kept = directory if mesh is None or is_first() else None
-    with nullcontext() if kept is None else locked(kept):
-        if kept is not None:
-            _keep_config(method, run, kept)
-        trained = method.fit(run)
-    return _general(method, run, trained)
+    if offline.directory is None or (mesh is not None and not is_first()):
+        return _general(method, offline, method.fit(offline))
+    with locked(offline.directory):
+        _keep_config(method, offline, offline.directory)
+        return _general(method, offline, method.fit(offline))
+
+
+def _check_mesh(method: Method[Any], data: Dataset, start: General | None, *others: Any) -> None:
+    """Refuses a mesh for a method that takes none, and for processes that would not do the same."""
+    if not method.takes_mesh:
+        raise InputError(
+            f"{method.name}: cannot use a mesh of devices; choose a method such as 'metaheac' or "
+            "'mlp-pretraining', or omit the mesh"
+        )
+    given = method.config.plain(), data.digest, data.num_users, start and start.digest, *others
+    check_same("data, model, settings, campaigns and seed", given)
+
+
+def _with_values_of(data: Dataset, start: General) -> Dataset:
+    """The data with table rows for the model's values, too."""
+    values = zip(data.vocabulary.values, start.vocabulary.values, strict=False)
+    union = Vocabulary(tuple(union_of_values(*own) for own in values))
+    return data.encoded_for(start.schema, union)  # which compares the schemas
 
 
 def _check_start(method: Method[Any], start: General) -> None:
     """Refuses to continue from a model of another method, or without its optimiser's state."""
-    if not isinstance(method, GradientMethod):
-        raise InputError(
-            f"{method.name} takes no steps, so it cannot continue from a model; fit it from scratch"
-        )
+    if not method.continues:
+        raise InputError(f"{method.name} cannot continue from a model; fit it from scratch")
     _check_own(method, start)
     if start.optimizer is None:
         raise InputError(
@@ -193,43 +180,41 @@ def _check_own(method: Method[Any], general: General) -> None:
             "own method"
         )
     trained = method_of(general).config.named()
-    for name, own in method.config.named().items():
-        if name.rpartition(".")[2] in _OF_NETWORK and own != trained[name]:
+    for name, own in method.config.named("shapes").items():
+        if own != trained[name]:
             raise InputError(
                 f"the general model was trained with {name} {trained[name]!r}, the method has "
                 f"{own!r}; use methods.method_of(general)"
             )
 
 
-def _keep_config(method: Method[Any], run: Run, directory: Path) -> None:
+def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None:
     """Writes a training's configuration beside its checkpoints, or compares it with that file.
 
     Raises:
       InputError: the checkpoints are those of another training.
     """
-    data, settings, free = (
-        run.dataset,
-        method.config.named(),
-        ("offline_epochs", "offline_patience"),
-    )
+    data, settings = offline.dataset, method.config.named()
+    for name in method.config.named("resumable"):
+        del settings[name]
     config = {
         "method": method.name,
-        "settings": {name: own for name, own in settings.items() if not name.endswith(free)},
-        "seed": run.seed,
+        "settings": settings,
+        "seed": offline.seed,
         "data": {"name": data.name, "digest": data.digest},
-        "campaigns": _ids(data, run.campaigns),
-        "held_out": _ids(data, run.held_out),
-        "start": run.start and [run.start.digest, steps_of(run.start)],
+        "campaigns": _ids(data, offline.campaigns),
+        "held_out": _ids(data, offline.held_out),
+        "start": offline.start and [offline.start.digest, steps_of(offline.start)],
         **environment(),
     }
     path = directory.with_name(f"{directory.name}.json")
     keep_config(path, config, restart=f"delete {path} and {directory} to train afresh")
 
 
-def _general(method: Method[Any], run: Run, trained: Trained) -> General:
+def _general(method: Method[Any], offline: Offline, trained: Trained) -> General:
     """The general model of a method's training."""
-    data, start = run.dataset, run.start
-    own, held = _ids(data, run.campaigns), _ids(data, run.held_out)
+    data, start = offline.dataset, offline.start
+    own, held = _ids(data, offline.campaigns), _ids(data, offline.held_out)
     before, held_before = ((), ()) if start is None else (start.campaigns, start.held_out)
     campaigns = tuple(dict.fromkeys([*before, *own]))
     return General(
@@ -240,10 +225,8 @@ def _general(method: Method[Any], run: Run, trained: Trained) -> General:
         state=on_device(trained.state),  # once, not at every use
         data=data.name,
         campaigns=campaigns,
-        seed=run.seed,
-        judgements=tuple(
-            Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
-        ),
+        seed=offline.seed,
+        judgements=trained.judgements,
         held_out=(*held, *(key for key in held_before if key not in {*held, *campaigns})),
         optimizer=trained.optimizer,
     )
@@ -266,6 +249,7 @@ def customise(
     *,
     method: Method[Any] | None = None,
     seed: int = 0,
+    online: bool = True,
     progress: Progress = silent,
 ) -> list[Customised]:
     """Customises a general model to campaigns.
@@ -276,6 +260,8 @@ def customise(
       method: the model's method with other settings of the online stage.
       seed: random seed of held-out examples and minibatches, which do not depend on the other
         campaigns; nor does a model, but for rounding.
+      online: False leaves the online stage out: models score as the general model does, if it can;
+        otherwise there are none.
 
     Returns:
       One model per campaign, in the same order.
@@ -285,10 +271,8 @@ def customise(
         has users or fields that the data lacks.
       Diverged: weights or scores are not finite.
     """
-    if method is None:
-        method = method_of(general)
-    else:
-        _check_own(method, general)
+    method = method_of(general) if method is None else method
+    _check_own(method, general)
     check_whole("seed", seed, 0)
     for campaign in campaigns:
         users = campaign.users
@@ -300,8 +284,8 @@ def customise(
         own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
     counted = known.campaigns_among(general.campaigns)
     known = limited(known, counted)
-    run = Run(known, np.empty(0, int), seed, progress=progress)
-    scorers = method.customise(run, on_device(general.state), own)
+    stage = method.customise if online else method.general_scorers
+    scorers = stage(Online(known, seed, progress), on_device(general.state), own)
     hidden = [Hidden.of(known, counted, campaign) for campaign in own]
     scorers = map(without_hidden, scorers, hidden)
-    return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=True)]
+    return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=online)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,11 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import shuffle_classes
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods.method import Run
-from metaheac_jax.model import General, Scorer, State, on_device
+from metaheac_jax.methods.method import Method, Offline, Online
+from metaheac_jax.model import General, Judgement, Scorer, State, on_device
 from metaheac_jax.processes import of_all, own_part
-from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
-from metaheac_jax.training.loop import Quality
+from metaheac_jax.training.loop import Judge
 
 _FRACTION = 0.1  # fraction of the training campaigns to hold out
 _MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
@@ -97,6 +97,11 @@ class HeldOut:
         return min(seeds, len(self.labels) - seeds, MAX_WEIGHT)
 
 
+def halve_each(offline: Offline) -> list[HeldOut]:
+    """Halves each held-out campaign; see `halve`."""
+    return [halve(offline.dataset, c, offline.seed) for c in offline.held_out.tolist()]
+
+
 def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     """Halves the seeds and the non-seeds of a campaign at random, up to the maximum of a half.
 
@@ -123,52 +128,74 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
 
 
-#: The online stage of a method; see `Method.customise`.
-Customise = Callable[[Run, State, Sequence[Campaign]], Sequence[Scorer]]
+#: A stage of a method that makes scorers; see `Method.customise`.
+Customise = Callable[[Online, State, Sequence[Campaign]], Sequence[Scorer]]
 
 
-def judge_state(
-    customise: Customise, run: Run, held_out: Sequence[HeldOut], state: State
-) -> Quality:
-    """Customises a state of the offline stage to held-out campaigns and judges the other halves.
+def judge_of(customise: Customise, offline: Offline, held_out: Sequence[HeldOut]) -> Judge:
+    """Makes the judge of an offline stage.
 
-    Returns:
-      The mean over campaigns, weighted as in `HeldOut`.
-
-    Raises:
-      Diverged: a score is not a number.
+    It customises a state to held-out campaigns and judges the other halves. With a mesh, each
+    process judges some campaigns. It raises `Diverged` if a score is not a number.
     """
     count = len(held_out)
-    own = [held_out[number] for number in (range(count) if run.mesh is None else own_part(count))]
-    scores = score_halves(customise, run, own, state)
-    judged = [quality_of(*pair) for pair in zip(own, scores, strict=True)]
-    return mean_quality(held_out, judged if run.mesh is None else of_all(judged, count))
+
+    def judge(state: State, step: int) -> Judgement:
+        own = [held_out[n] for n in (range(count) if offline.mesh is None else own_part(count))]
+        scores = score_halves(customise, offline, own, state)
+        judged = [quality_of(*pair) for pair in zip(own, scores, strict=True)]
+        judged = judged if offline.mesh is None else of_all(judged, count)
+        return mean_judgement(step, held_out, judged)
+
+    return judge
+
+
+def offline_of(
+    member: Method[Any],
+    offline: Offline,
+    held_out: Sequence[HeldOut],
+    *,
+    start: General | None = None,
+) -> Offline:
+    """What a member of an ensemble is given: held-out campaigns judge it, and teach it nothing."""
+    return replace(
+        offline,
+        held_out=offline.held_out[:0],
+        judge=judge_of(member.customise, offline, held_out)
+        if held_out and member.holds_out
+        else None,
+        start=start,
+        directory=offline.directory and offline.directory / member.name,
+        label=f"{offline.label}: {member.label}",
+    )
 
 
 def score_halves(
-    customise: Customise, run: Run, held_out: Sequence[HeldOut], state: State
+    customise: Customise, offline: Offline, held_out: Sequence[HeldOut], state: State
 ) -> list[np.ndarray]:
     """The float64 log-odds of the judged half of each campaign, after customising to the other.
 
     Raises:
       Diverged: a score is not a number.
     """
-    quiet, scores = replace(run, progress=silent), list[np.ndarray]()
-    models = customise(quiet, on_device(state), [held.campaign for held in held_out])
+    online, scores = Online(offline.dataset, offline.seed), list[np.ndarray]()
+    models = customise(online, on_device(state), [held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
-        scores.append(np.asarray(model(run.dataset.user_rows[held.users]), np.float64))
+        scores.append(np.asarray(model(online.dataset.user_rows[held.users]), np.float64))
         if np.isnan(scores[-1]).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
     return scores
 
 
-def quality_of(held: HeldOut, log_odds: np.ndarray) -> Quality:
-    """The quality of log-odds of a campaign's judged half."""
+def quality_of(held: HeldOut, log_odds: np.ndarray) -> tuple[float, float]:
+    """The AUC and the logistic loss of log-odds of a campaign's judged half."""
     loss = np.mean(np.logaddexp(0, log_odds) - held.labels * log_odds)
-    return Quality(auc(log_odds, held.labels), float(loss))
+    return auc(log_odds, held.labels), float(loss)
 
 
-def mean_quality(held_out: Sequence[HeldOut], judged: Sequence[Quality]) -> Quality:
-    """The mean over campaigns, weighted as in `HeldOut`."""
+def mean_judgement(
+    step: int, held_out: Sequence[HeldOut], judged: Sequence[tuple[float, float]]
+) -> Judgement:
+    """The judgement by the mean over campaigns, weighted as in `HeldOut`."""
     weights = [held.weight for held in held_out]
-    return Quality(*np.average(judged, axis=0, weights=weights).tolist())
+    return Judgement(step, *np.average(judged, axis=0, weights=weights).tolist())

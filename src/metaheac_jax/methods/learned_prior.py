@@ -30,14 +30,14 @@ from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import sampled_users
-from metaheac_jax.methods.config import Config, within
+from metaheac_jax.methods.config import Config, setting
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     Method,
-    Run,
+    Offline,
+    Online,
     Trained,
     adapt_each,
-    lengthened,
     register,
 )
 from metaheac_jax.methods.user_features import (
@@ -49,7 +49,7 @@ from metaheac_jax.methods.user_features import (
     network_and_features,
     with_indicators,
 )
-from metaheac_jax.model import AdaptedWeights, State, Weights
+from metaheac_jax.model import AdaptedWeights, Judgement, State, Weights
 from metaheac_jax.ranking import auc
 from metaheac_jax.solvers.posterior import (
     Examples,
@@ -80,22 +80,19 @@ _MIN_LEFT = 0.2  # minimum fraction of the covariance that remains when attribut
 
 @dataclass(frozen=True)
 class LearnedPriorConfig(Config):
-    """Settings of the learned prior.
-
-    Attributes:
-      num_coordinates: k, the number of coordinates of a value. None tries 10, 20 and 40 and keeps
-        the number with the highest AUC on held-out training campaigns, or takes 10 without any.
-      sums: whether features of a list are sums over its values instead of means. None tries both
-        with the fewest coordinates on held-out training campaigns, or takes means without any.
-      num_directions: d, the number of directions whose products are features. None tries 0 and 15
-        on held-out training campaigns, or takes 0 without any.
-      list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
-    """
+    """Settings of the learned prior."""
 
     num_coordinates: int | None = None
+    """k, the number of coordinates of a value. None tries 10, 20 and 40 and keeps the number with
+    the highest AUC on held-out training campaigns, or takes 10 without any."""
     sums: bool | None = None
-    num_directions: int | None = within(None, least=0)
-    list_lengths: bool = True
+    """Whether features of a list are sums over its values instead of means. None tries both with
+    the fewest coordinates on held-out training campaigns, or takes means without any."""
+    num_directions: int | None = setting(None, least=0)
+    """d, the number of directions whose products are features. None tries 0 and 15 on held-out
+    training campaigns, or takes 0 without any."""
+    list_lengths: bool = setting(True, shapes=True)
+    """Whether list lengths are user fields too; see `data.list_lengths`."""
 
 
 class Prior(NamedTuple):
@@ -164,28 +161,27 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         """Says whether features are chosen on held-out campaigns."""
         return None in (self.config.num_coordinates, self.config.sums, self.config.num_directions)
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Learns coordinates of values, then the prior: the offline stage.
 
         Held-out campaigns choose the features, and then teach the prior too.
         """
-        whole = run
-        run, _ = lengthened(run, self.config.list_lengths)
+        run = offline.lengthened(self.config.list_lengths)
         dataset, chosen = run.dataset, self.config.num_coordinates
         widths = (_WIDTHS if run.judge else _WIDTHS[:1]) if chosen is None else (chosen,)
         users = sampled_users(dataset.user_rows, _USERS_OF_COORDINATES)
         coordinates = coordinates_of(dataset, users, max(widths))
         users = sampled_users(users, _USERS_OF_SCALES)
-        found, judged = list[State](), list[tuple[float, ...]]()
+        found, judged = list[State](), list[Judgement]()
 
         def best() -> State:
-            return found[int(np.argmax([auc for _, auc, *_ in judged])) if judged else -1]
+            return found[int(np.argmax([own.auc for own in judged])) if judged else -1]
 
         def add(state: State, told: str) -> None:
             found.append(state)
             if run.judge is not None:
-                judged.append((len(judged), *run.judge(state)))
-                told += f", held-out AUC {judged[-1][1]:.4f}"
+                judged.append(run.judge(state, len(judged)))
+                told += f", held-out AUC {judged[-1].auc:.4f}"
             run.progress(f"{run.label}: {told}", len(found), len(found))
 
         lists = any(own.slots > 1 for own in dataset.schema.user)
@@ -206,12 +202,12 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             add(state, f"products of {count} directions")
         state = found[-1] if given else best()
         if len(run.held_out):
-            state = self.learned_from_all(whole, state)
-        return Trained(state, np.array(judged, float).reshape(-1, 3))
+            state = self.learned_from_all(offline, state)
+        return Trained(state, tuple(judged))
 
-    def learned_from_all(self, run: Run, state: State) -> State:
+    def learned_from_all(self, offline: Offline, state: State) -> State:
         """Learns the prior of a state again, from the held-out campaigns too."""
-        run, _ = lengthened(run, self.config.list_lengths)
+        run = offline.lengthened(self.config.list_lengths)
         run = replace(run, campaigns=np.union1d(run.campaigns, run.held_out))
         network, features = network_and_features(state)
         params = {name: own for name, own in state["network"].items() if name != "head"}
@@ -222,7 +218,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         return state
 
     def _with_products(
-        self, run: Run, state: State, count: int, users: np.ndarray
+        self, run: Offline, state: State, count: int, users: np.ndarray
     ) -> dict[str, Any]:
         """A state with products of directions, at most so many of them.
 
@@ -241,7 +237,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
 
     def _learned(
         self,
-        run: Run,
+        run: Offline,
         network: LinearHead,
         features: Features,
         table: np.ndarray,
@@ -272,29 +268,29 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         }
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Finds the mode of the posterior of each campaign's weights: the online stage."""
-        return self._scorers(run, state, campaigns, learns=True)
+        return self._scorers(online, state, campaigns, learns=True)
 
     def general_scorers(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Returns scorers by the mean of each campaign's prior, which its attributes set."""
-        return self._scorers(run, state, campaigns, learns=False)
+        return self._scorers(online, state, campaigns, learns=False)
 
     def _scorers(
-        self, run: Run, state: State, campaigns: Sequence[Campaign], *, learns: bool
+        self, online: Online, state: State, campaigns: Sequence[Campaign], *, learns: bool
     ) -> list[AdaptedScorer]:
-        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
-        layout, weights = run.dataset.layout, Weights(state["network"], state["table"])
+        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+        layout, weights = online.dataset.layout, Weights(state["network"], state["table"])
         network, features = network_and_features(state)
         prior = Prior(**jax.device_get(state["prior"]))
         num_factors = len(weights.network["head"])
         factors = partial(factors_of, network, layout, weights.network, weights.table)
 
         def adapt(examples: Batch) -> AdaptedWeights:
-            own = prior.of(examples.ids.campaign, run.dataset.num_rows)
+            own = prior.of(examples.ids.campaign, online.dataset.num_rows)
             mode = np.append(own.mean, 0.0)
             if learns:
                 x = features(factors(examples.ids.user))
@@ -302,7 +298,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             head = features.head(mode[:-1], mode[-1], num_factors)
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
-        return adapt_each(run, network, weights, campaigns, adapt, HeadScorer)
+        return adapt_each(online, network, weights, campaigns, adapt, HeadScorer)
 
 
 def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

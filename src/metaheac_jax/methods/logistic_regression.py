@@ -20,13 +20,13 @@ from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import Config, within
+from metaheac_jax.methods.config import Config, setting
 from metaheac_jax.methods.method import (
     Method,
-    Run,
+    Offline,
+    Online,
     Trained,
     adapt_each,
-    lengthened,
     register,
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
@@ -65,15 +65,13 @@ LINEAR_WIDTH = 1  # of its table
 
 @dataclass(frozen=True)
 class RegressionConfig(Config):
-    """Settings of LR.
+    """Settings of LR."""
 
-    Attributes:
-      penalty: L2 penalty on the weights. Without one there may be no minimum.
-      list_lengths: whether list lengths are values too; see `data.list_lengths`.
-    """
-
-    penalty: float = within(30.0, above=0)  # not stated; chosen on a simulated world
-    list_lengths: bool = False
+    penalty: float = setting(30.0, above=0)
+    """L2 penalty on the weights, without which there may be no minimum. The paper does not state
+    one; this was chosen on a simulated world."""
+    list_lengths: bool = setting(False, shapes=True)
+    """Whether list lengths are values too; see `data.list_lengths`."""
 
 
 @register
@@ -82,18 +80,18 @@ class LogisticRegression(Method[RegressionConfig]):
 
     name, label, default = "lr", "LR", RegressionConfig()
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Learns nothing: all weights are 0."""
-        run, _ = lengthened(run, self.config.list_lengths)
-        table = jnp.zeros((run.dataset.num_rows, LINEAR_WIDTH))
+        offline = offline.lengthened(self.config.list_lengths)
+        table = jnp.zeros((offline.dataset.num_rows, LINEAR_WIDTH))
         return Trained({"network": {"head": jnp.zeros(1)}, "table": table})
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Fits a regression to each campaign, on its examples only."""
-        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
-        num_rows = run.dataset.num_rows
+        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+        num_rows = online.dataset.num_rows
 
         def fit(examples: Batch) -> AdaptedWeights:
             counts = value_counts(examples.ids.user, num_rows)
@@ -103,4 +101,4 @@ class LogisticRegression(Method[RegressionConfig]):
             own = {"head": jnp.asarray([bias], jnp.float32)}
             return AdaptedWeights(own, rows, jnp.asarray(values))
 
-        return adapt_each(run, LINEAR, Weights(**state), campaigns, fit, HeadScorer)
+        return adapt_each(online, LINEAR, Weights(**state), campaigns, fit, HeadScorer)

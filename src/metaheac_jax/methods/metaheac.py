@@ -1,16 +1,15 @@
-"""MetaHeac: Algorithm 1 on all campaigns, then fine-tuning (paper section 3).
-
-If a source does not state a value, a comment says where the value comes from.
-"""
+"""MetaHeac: Algorithm 1 on all campaigns, then fine-tuning (paper section 3); and its ablation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
-from metaheac_jax.methods.method import Run, Trained, lengthened, register
-from metaheac_jax.methods.offline import train_on_campaigns, untrained
-from metaheac_jax.methods.pretraining import WithoutMeta, WithoutMetaConfig
-from metaheac_jax.networks import Network
+from metaheac_jax.methods.config import setting
+from metaheac_jax.methods.method import Offline, Trained, register
+from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.pretraining import PretrainedMethod, PretrainingConfig
+from metaheac_jax.networks import MetaHeac, Network
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import Reduction, build_loss
@@ -19,37 +18,54 @@ from metaheac_jax.training.step import Gradient
 
 
 @dataclass(frozen=True)
-class MetaHeacConfig(WithoutMetaConfig):
-    """Settings of MetaHeac; the defaults are those of the paper's section 4.1.
+class MixtureConfig(PretrainingConfig):
+    """Settings of a method with MetaHeac's network, whose sizes are those of the authors' program.
 
-    Attributes:
-      reduction: see `Reduction`.
-      disjoint: whether support and query share no example.
-      inner_learning_rate: alpha, for a loss with this reduction; 0 takes no inner step.
+    The paper tunes both in [3, 10].
     """
 
-    reduction: Reduction = "sum"
-    disjoint: bool = True
-    inner_learning_rate: float = 0.001
+    num_experts: int = setting(8, shapes=True)
+    """n, the number of experts."""
+    num_critics: int = setting(5, shapes=True)
+    """m, the number of critics."""
 
 
-#: Settings of the paper.
+@dataclass(frozen=True)
+class MetaHeacConfig(MixtureConfig):
+    """Settings of MetaHeac; the defaults are those of the paper's section 4.1."""
+
+    reduction: Reduction = setting("sum", official="mean")
+    """See `Reduction`."""
+    disjoint: bool = setting(True, official=False)
+    """Whether support and query share no example."""
+    inner_learning_rate: float = setting(0.001, official=0.0002)
+    """alpha, for a loss with this reduction; 0 takes no inner step."""
+
+
+#: Settings of the paper, and of the authors' program.
 PAPER = MetaHeacConfig()
-#: Settings of the authors' program.
-OFFICIAL = MetaHeacConfig(
-    width=64,
-    reduction="mean",
-    inner_learning_rate=0.0002,
-    disjoint=False,
-    offline_epochs=1,
-    offline_patience=None,
-    online_epochs=2,
-    online_patience=None,
-)
+OFFICIAL = PAPER.official()
+MixtureConfigT = TypeVar("MixtureConfigT", bound=MixtureConfig)
+
+
+class MixtureMethod(PretrainedMethod[MixtureConfigT]):
+    """A method with MetaHeac's network, which is fine-tuned online."""
+
+    @property
+    def network(self) -> MetaHeac:
+        """MetaHeac's network."""
+        return MetaHeac(self.config.num_experts, self.config.num_critics)
 
 
 @register
-class MetaHeacMethod(WithoutMeta[MetaHeacConfig]):
+class WithoutMeta(MixtureMethod[MixtureConfig]):
+    """MetaHeac's network with plain training offline (paper, Table 4)."""
+
+    name, label, default = "without-meta", "MetaHeac w/o Meta", MixtureConfig()
+
+
+@register
+class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
     """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
 
     name, label, default = "metaheac", "MetaHeac", PAPER
@@ -59,17 +75,14 @@ class MetaHeacMethod(WithoutMeta[MetaHeacConfig]):
         config = self.config
         return meta_gradient(self.network, layout, config.reduction, config.inner_learning_rate)
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Trains on support and query sets of the campaigns."""
-        run, _ = lengthened(run, self.config.list_lengths)
-        return train_on_campaigns(
-            run,
-            self.config,
-            untrained(run, self.config, self.network),
-            self.gradient(run.dataset.layout),
-            disjoint=self.config.disjoint,
-            reduction=self.config.reduction,
-        )
+        offline = offline.lengthened(self.config.list_lengths)
+        weights, config = untrained(offline, self.config, self.network), self.config
+        gradient = self.gradient(offline.dataset.layout)
+        sampler = campaign_sampler(offline, config, disjoint=config.disjoint)
+        reduction = config.reduction
+        return train_rows(offline, config, weights, gradient, sampler, reduction=reduction)
 
 
 def meta_gradient(

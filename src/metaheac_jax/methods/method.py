@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
@@ -18,47 +19,80 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.errors import Diverged, InputError, about
-from metaheac_jax.methods.config import Config
-from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
+from metaheac_jax.methods.config import Config, GradientConfig, NetworkConfig
+from metaheac_jax.model import AdaptedWeights, General, Judgement, Scorer, State, Weights
 from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.training.loop import Hook, Quality
+from metaheac_jax.training.loop import Hook, Judge
 
-C = TypeVar("C", bound=Config)
+ConfigT = TypeVar("ConfigT", bound=Config)
+GradientConfigT = TypeVar("GradientConfigT", bound=GradientConfig)
+NetworkConfigT = TypeVar("NetworkConfigT", bound=NetworkConfig)
+#: The entry points that name methods of other packages: NAME = "MODULE:CLASS".
+ENTRY_POINTS = "metaheac_jax.methods"
 
 
 @dataclass(frozen=True)
-class Run:
-    """The inputs of a stage of a method.
+class Offline:
+    """What the offline stage of a method is given.
 
     Attributes:
       dataset: users, campaigns and examples.
       campaigns: indices of the training campaigns.
       seed: random seed of initial values, batches and orders.
-      directory: folder for checkpoints of the offline stage; None for no checkpoints.
-      hooks: take the records of the offline stage; see `training.loop`.
-      progress: receives the progress of each stage.
-      held_out: indices of the held-out campaigns, which determine when the offline stage stops or
-        what it uses; empty if there are none.
-      judge: judges a state of the offline stage on these campaigns; None if there are none.
-      start: the general model that the offline stage continues from; None to start afresh.
-      label: name of the training in records and progress.
+      held_out: indices of the held-out campaigns, which determine when the stage stops or what it
+        uses; empty if there are none.
+      judge: judges a state on these campaigns; None if there are none.
+      start: the general model that training continues from; None to start afresh.
+      directory: folder for checkpoints; None for no checkpoints.
       mesh: the devices that share the work; None for one device.
-      lengths: adds list lengths to users, as the dataset has them; None if it has none.
+      label: name of the training in records and progress.
+      hooks: take the records; see `training.loop`.
+      progress: receives the progress.
     """
 
     dataset: Dataset
     campaigns: np.ndarray
     seed: int
+    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    judge: Judge | None = None
+    start: General | None = None
     directory: Path | None = None
+    mesh: Mesh | None = None
+    label: str = ""
     hooks: Sequence[Hook] = ()
     progress: Progress = silent
-    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, int))
-    judge: Callable[[State], Quality] | None = None
-    start: General | None = None
-    label: str = ""
-    mesh: Mesh | None = None
+
+    def lengthened(self, wanted: bool) -> Offline:
+        """Adds list lengths to the data as user fields, if they are wanted."""
+        return replace(self, dataset=with_lengths(self.dataset)[0]) if wanted else self
+
+
+@dataclass(frozen=True)
+class Online:
+    """What the online stage of a method is given, besides a state and campaigns.
+
+    Attributes:
+      dataset: users and examples.
+      seed: random seed of orders and of examples that are held out.
+      progress: receives the progress.
+      lengths: adds list lengths to users, as the dataset has them; None if it has none.
+    """
+
+    dataset: Dataset
+    seed: int
+    progress: Progress = silent
     lengths: Lengths | None = None
+
+    def lengthened(
+        self, wanted: bool, campaigns: Sequence[Campaign]
+    ) -> tuple[Online, Sequence[Campaign]]:
+        """Adds list lengths to the data and to campaigns as user fields, if they are wanted."""
+        if not wanted:
+            return self, campaigns
+        dataset, lengths = with_lengths(self.dataset)
+        moved = [replace(own, rows=lengths.campaigns(own.rows)) for own in campaigns]
+        return replace(self, dataset=dataset, lengths=lengths), moved
 
 
 class Trained(NamedTuple):
@@ -66,44 +100,57 @@ class Trained(NamedTuple):
 
     Attributes:
       state: what the method learned.
-      judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
+      judgements: each judgement on held-out campaigns.
       optimizer: the optimiser's state, as in `General`; None for a method that takes no steps.
     """
 
     state: State
-    judgements: np.ndarray = np.empty((0, 3))
+    judgements: tuple[Judgement, ...] = ()
     optimizer: State | None = None
 
 
-class Method(ABC, Generic[C]):
+class Method(ABC, Generic[ConfigT]):
     """A way to train a general model and to customise it.
 
-    A program adds its own by `register`.
+    A program adds its own by `register`, and a package by an entry point; see `method_named`.
 
     Attributes:
       name: name for commands, which models are saved with.
       label: name for tables.
       default: the config of a method without one.
-      config: settings of both stages, of the class of ``default``.
+      config: settings of both stages.
+      continues: whether training can continue from a general model.
+      takes_mesh: whether several devices can share the training.
     """
 
     name: str
     label: str
-    default: Config
+    default: ConfigT
+    continues = False
+    takes_mesh = False
 
-    def __init__(self, config: C | None = None) -> None:
-        self.config = cast(C, self.default) if config is None else config
+    def __init__(self, config: ConfigT | None = None) -> None:
+        self.config: ConfigT = self.default if config is None else config
 
     @abstractmethod
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Learns from stage 1 of the training campaigns: the offline stage.
 
-        It resumes from the run's checkpoints.
+        It resumes from checkpoints.
         """
 
     @abstractmethod
-    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
+    def customise(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> Sequence[Scorer]:
         """Customises a model to each campaign, from its examples: the online stage."""
+
+    def general_scorers(
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
+    ) -> Sequence[Scorer]:
+        """Makes scorers of the general model, before customising; none if it cannot score."""
+        del online, state, campaigns
+        return ()
 
     def changed(self, **changes: Any) -> Self:
         """Changes some settings, in a copy; see `Config.changed`."""
@@ -120,15 +167,37 @@ class Method(ABC, Generic[C]):
         return False
 
 
-#: The classes of methods by name.
+#: The classes of methods by name; those of other packages are added when they are first used.
 METHODS: dict[str, type[Method[Any]]] = {}
-M = TypeVar("M", bound=Method[Any])
+MethodT = TypeVar("MethodT", bound=Method[Any])
 
 
-def register(method: type[M]) -> type[M]:
+def register(method: type[MethodT]) -> type[MethodT]:
     """Adds a class to `METHODS`, so that its models can be used; for use as a decorator."""
     METHODS[method.name] = method
     return method
+
+
+def method_named(name: str) -> type[Method[Any]]:
+    """Finds a method by name: one in `METHODS`, or else one of the `ENTRY_POINTS`.
+
+    Raises:
+      InputError: there is none, or its package cannot be imported.
+    """
+    if name not in METHODS:
+        found = entry_points(group=ENTRY_POINTS)
+        if name not in found.names:
+            names = ", ".join([*METHODS, *sorted(found.names)])
+            raise InputError(
+                f"unknown method {name!r}; choose from {names}, or install or import what has it"
+            )
+        try:
+            register(found[name].load())
+            return METHODS[name]
+        except Exception as error:  # whatever the package raises
+            told = " ".join(f"{found[name].value}: {type(error).__name__}: {error}".split())
+            raise InputError(f"method {name!r}: {told}; mend or remove its package") from error
+    return METHODS[name]
 
 
 def method_of(general: General) -> Method[Any]:
@@ -137,35 +206,34 @@ def method_of(general: General) -> Method[Any]:
     Raises:
       InputError: no method has its name, or the method has other settings.
     """
-    if general.method not in METHODS:
-        raise InputError(
-            f"the general model is of the method {general.method!r}, which this program does not "
-            "have; import the module that registers it"
-        )
-    kind = METHODS[general.method]
     with about(f"the general model of {general.method!r}"):
+        kind = method_named(general.method)
         return kind(type(kind().config).of_plain(general.config))
 
 
-class GradientMethod(Method[C]):
+class GradientMethod(Method[GradientConfigT]):
     """A method whose offline stage takes gradient steps, and can continue from a model."""
+
+    continues = True
 
     @property
     def min_campaigns(self) -> int:
         """The number of campaigns in a meta-step."""
-        return self.config["campaigns_per_step"]
+        return self.config.campaigns_per_step
 
     @property
     def holds_out(self) -> bool:
         """Whether there is a patience, and an epoch to stop."""
-        return bool(self.config["offline_epochs"] and self.config["offline_patience"])
+        return bool(self.config.offline_epochs and self.config.offline_patience)
 
 
-class NetworkMethod(GradientMethod[C]):
+class NetworkMethod(GradientMethod[NetworkConfigT]):
     """A method whose state is the `Weights` of one network.
 
     One device or several train it.
     """
+
+    takes_mesh = True
 
     @property
     @abstractmethod
@@ -173,28 +241,17 @@ class NetworkMethod(GradientMethod[C]):
         """The network."""
 
     def general_scorers(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> Sequence[AdaptedScorer]:
-        """Scorers of the general model for these campaigns, before customising."""
-        run, campaigns = lengthened(run, self.config["list_lengths"], campaigns)
-        given = self.network, run.dataset.layout, Weights(**state)
+        """See `Method.general_scorers`."""
+        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+        given = self.network, online.dataset.layout, Weights(**state)
         adapted = AdaptedWeights({}, np.empty(0, np.int32), given[2].table[:0])
-        return [AdaptedScorer(*given, adapted, own.rows, run.lengths) for own in campaigns]
-
-
-def lengthened(
-    run: Run, wanted: bool, campaigns: Sequence[Campaign] = ()
-) -> tuple[Run, Sequence[Campaign]]:
-    """The run, and campaigns, on data with list lengths as user fields, if they are wanted."""
-    if not wanted:
-        return run, campaigns
-    dataset, lengths = with_lengths(run.dataset)
-    moved = [replace(own, rows=lengths.campaigns(own.rows)) for own in campaigns]
-    return replace(run, dataset=dataset, lengths=lengths), moved
+        return [AdaptedScorer(*given, adapted, own.rows, online.lengths) for own in campaigns]
 
 
 def adapt_each(
-    run: Run,
+    online: Online,
     network: Network,
     weights: Weights,
     campaigns: Sequence[Campaign],
@@ -206,13 +263,13 @@ def adapt_each(
     Raises:
       Diverged: an adapted parameter of the network is not finite.
     """
-    dataset, models = run.dataset, list[AdaptedScorer]()
+    dataset, models = online.dataset, list[AdaptedScorer]()
     given = network, dataset.layout, weights
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(dataset, campaign)
         adapted = adapt(examples)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
             raise Diverged(f"{campaign.name}: the adapted weights are not finite")
-        models.append(kind(*given, adapted, campaign.rows, run.lengths))
-        run.progress("customise", number + 1, len(campaigns))
+        models.append(kind(*given, adapted, campaign.rows, online.lengths))
+        online.progress("customise", number + 1, len(campaigns))
     return models

@@ -17,21 +17,13 @@ from metaheac_jax.backend import jit
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.methods.config import GradientConfig
-from metaheac_jax.methods.method import Run, Trained
-from metaheac_jax.model import General, State, Weights, initialise
+from metaheac_jax.methods.method import Offline, Trained
+from metaheac_jax.model import General, Judgement, State, Weights, initialise
 from metaheac_jax.networks import Network
 from metaheac_jax.schema import Vocabulary
-from metaheac_jax.table.adam import TableState, table_adam
+from metaheac_jax.table.adam import table_adam
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import (
-    EarlyStop,
-    Hook,
-    Judging,
-    Saving,
-    Training,
-    to_progress,
-    train,
-)
+from metaheac_jax.training.loop import EarlyStop, Judge, Training, to_progress, train
 from metaheac_jax.training.losses import Reduction, build_loss
 from metaheac_jax.training.sharding import BY_ROW, EVERYWHERE, Placement, one_device
 from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_step, plain_gradient
@@ -41,31 +33,33 @@ from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_st
 _JUDGEMENTS, _PATIENCE_STEPS = 4, 800
 
 
-def train_plain(run: Run, config: GradientConfig, network: Network) -> Trained:
+def train_plain(offline: Offline, config: GradientConfig, network: Network) -> Trained:
     """Trains a network on the examples of all campaigns, as many per step as a meta-step draws."""
-    weights, sampler = untrained(run, config, network), plain_sampler(run, config)
-    total, size = build_loss(network, run.dataset.layout, reduction="sum"), sampler.batch_size
+    weights, sampler = untrained(offline, config, network), plain_sampler(offline, config)
+    total, size = build_loss(network, offline.dataset.layout, reduction="sum"), sampler.batch_size
     gradient = plain_gradient(lambda *given: total(*given) / size)
-    return train_rows(run, config, weights, gradient, sampler, reduction="sum", num_items=size)
+    return train_rows(offline, config, weights, gradient, sampler, reduction="sum", num_items=size)
 
 
-def plain_sampler(run: Run, config: GradientConfig) -> ExampleSampler:
+def plain_sampler(offline: Offline, config: GradientConfig) -> ExampleSampler:
     """Samples batches for plain training, with as many examples as a meta-step draws."""
     return ExampleSampler(
-        run.dataset,
-        run.campaigns,
-        seed=run.seed,
+        offline.dataset,
+        offline.campaigns,
+        seed=offline.seed,
         batch_size=2 * config.batch_size * config.campaigns_per_step,
         value_dropout=config.value_dropout,
     )
 
 
-def campaign_sampler(run: Run, config: GradientConfig, *, disjoint: bool = True) -> CampaignSampler:
+def campaign_sampler(
+    offline: Offline, config: GradientConfig, *, disjoint: bool = True
+) -> CampaignSampler:
     """Samples support and query sets of a few campaigns per step."""
     return CampaignSampler(
-        run.dataset,
-        run.campaigns,
-        seed=run.seed,
+        offline.dataset,
+        offline.campaigns,
+        seed=offline.seed,
         campaigns_per_step=config.campaigns_per_step,
         batch_size=config.batch_size,
         disjoint=disjoint,
@@ -73,52 +67,37 @@ def campaign_sampler(run: Run, config: GradientConfig, *, disjoint: bool = True)
     )
 
 
-def _placement(run: Run, num_items: int) -> Placement:
+def _placement(offline: Offline, num_items: int) -> Placement:
     """The placement of a training's arrays; a step divides so many items over the devices."""
-    mesh = one_device() if run.mesh is None else run.mesh
-    return Placement(mesh, num_items, run.dataset.num_rows)
+    mesh = one_device() if offline.mesh is None else offline.mesh
+    return Placement(mesh, num_items, offline.dataset.num_rows)
 
 
 def untrained(
-    run: Run, config: GradientConfig, network: Network, key: Array | None = None
+    offline: Offline, config: GradientConfig, network: Network, key: Array | None = None
 ) -> Weights:
     """Untrained weights for the run's data.
 
     Consumes the key, by default that of the run's seed.
     """
-    placement = _placement(run, config.campaigns_per_step)
+    placement = _placement(offline, config.campaigns_per_step)
     # A row's values depend only on its number, so the padding rows do not change the others.
     start = functools.partial(
         initialise,
         network,
-        layout=run.dataset.layout,
+        layout=offline.dataset.layout,
         num_rows=placement.padded_rows,
         width=config.width,
     )
     places: Any = Weights(*map(placement.sharding, (EVERYWHERE, BY_ROW)))  # pyrefly: ignore
-    key = jax.random.key(run.seed) if key is None else key
+    key = jax.random.key(offline.seed) if key is None else key
     network, table = jit(start, out_shardings=places)(key)
     # Within the jitted function, the scale would be merged with others and round differently.
     return Weights(network, config.table_scale * table)
 
 
-def train_on_campaigns(
-    run: Run,
-    config: GradientConfig,
-    weights: Weights,
-    gradient: Gradient[...],
-    *,
-    disjoint: bool = True,
-    reduction: Reduction = "mean",
-    finish: Callable[[Weights], State] = Weights._asdict,
-) -> Trained:
-    """Trains by `train_rows` on support and query sets of the training campaigns."""
-    sampler = campaign_sampler(run, config, disjoint=disjoint)
-    return train_rows(run, config, weights, gradient, sampler, finish=finish, reduction=reduction)
-
-
 def train_rows(
-    run: Run,
+    offline: Offline,
     config: GradientConfig,
     weights: Weights,
     gradient: Gradient[...],
@@ -128,7 +107,7 @@ def train_rows(
     finish: Callable[[Weights], State] = Weights._asdict,
     reduction: Reduction = "mean",
 ) -> Trained:
-    """Trains network and table with row-local Adam steps, with the run's checkpoints and hooks.
+    """Trains network and table with row-local Adam steps, with checkpoints and hooks.
 
     Args:
       weights: initial values, which are consumed.
@@ -138,9 +117,9 @@ def train_rows(
       finish: converts trained weights to the method's state.
       reduction: reduction of the gradient over the items.
     """
-    placement = _placement(run, num_items or config.campaigns_per_step)
+    placement = _placement(offline, num_items or config.campaigns_per_step)
     table_optimizer = table_adam(config.outer_learning_rate)
-    num_examples = int(run.dataset.stage1.counts[run.campaigns].sum())
+    num_examples = int(offline.dataset.stage1.counts[offline.campaigns].sum())
     steps = -(-num_examples // config.batch_size)  # of an epoch
     init, jitted = build_row_step(
         gradient,
@@ -154,37 +133,37 @@ def train_rows(
         return jitted(state, *placement.place_batch(batch))
 
     # Of a judged state only the values are needed, without the moments.
-    absent = cast(Any, None)
     values = jit(
-        lambda table: TableState(table_optimizer.flush(table).table, absent, absent),
-        out_shardings=placement.sharding(BY_ROW),
+        lambda table: table_optimizer.flush(table).table, out_shardings=placement.sharding(BY_ROW)
     )
 
-    def current(state: RowState) -> State:
-        network, table = placement.fetch((state.network, values(state.table)))
-        return finish(Weights(network, table.packed))
+    def judged(judge: Judge, state: RowState, number: int) -> Judgement:
+        table = placement.fetch_rows(values(state.table))
+        return judge(finish(Weights(placement.fetch(state.network), table)), number)
 
-    state, judge, hooks = init(*weights), run.judge, list[Hook]()
-    if run.start is not None:
-        state = _continued(run.start, run.dataset, state, placement)
-    first, early_stop = int(state.table.count), None
-    if judge is not None:
-        every = max(1, steps // _JUDGEMENTS)
-        early_stop = EarlyStop(every, config.offline_patience or 1, _PATIENCE_STEPS)
+    state, early_stop = init(*weights), None
+    if offline.start is not None:
+        state = _continued(offline.start, offline.dataset, state, placement)
+    first = int(state.table.count)
+    if offline.judge is not None:
+        early_stop = EarlyStop(
+            functools.partial(judged, offline.judge),
+            every=max(1, steps // _JUDGEMENTS),
+            patience=config.offline_patience or 1,
+            patience_steps=_PATIENCE_STEPS,
+        )
     training = Training(
         RowStep(init, step),
         state,
         sampler,
         num_steps=first + config.offline_epochs * steps,
         done=first,
-        name=run.label,
+        name=offline.label,
         early_stop=early_stop,
     )
-    if judge is not None:
-        hooks.append(Judging(training, lambda now: judge(current(now))))
-    if run.directory is not None:
-        hooks.append(Saving(training, Checkpoints(run.directory)))
-    state, judgements = train(training, [*hooks, *run.hooks, to_progress(run.progress)])
+    checkpoints = None if offline.directory is None else Checkpoints(offline.directory)
+    hooks = [*offline.hooks, to_progress(offline.progress)]
+    state, judgements = train(training, hooks, checkpoints)
     state = placement.fetch(state._replace(table=table_optimizer.flush(state.table)))
     optimizer_state = {
         "network": to_state_dict(state.opt_state),

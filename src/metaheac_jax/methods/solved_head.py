@@ -19,7 +19,7 @@ rows, k embedding width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,16 @@ from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadSco
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import GradientConfig, within
+from metaheac_jax.methods.config import NetworkConfig, setting
 from metaheac_jax.methods.method import (
     NetworkMethod,
-    Run,
+    Offline,
+    Online,
     Trained,
     adapt_each,
-    lengthened,
     register,
 )
-from metaheac_jax.methods.offline import train_on_campaigns, untrained
+from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.networks import HeadNetwork, User, dense, hidden_layers, sigmoid_output
 from metaheac_jax.solvers.newton import INTERCEPT_PRECISION, Regression, newton
@@ -106,19 +106,19 @@ _NETWORK = SolvedHead()
 
 
 @dataclass(frozen=True)
-class SolvedHeadConfig(GradientConfig):
-    """Settings of a solved head; its own defaults were chosen on held-out training campaigns.
+class SolvedHeadConfig(NetworkConfig):
+    """Settings of a solved head; its own defaults were chosen on held-out training campaigns."""
 
-    Attributes:
-      penalty: L2 penalty of a campaign's regression on the weights of values.
-      list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
-    """
-
-    width: int = within(16, least=2)  # one column has the value weights
+    width: int = setting(16, least=2, shapes=True, official=64)
+    """k, the width of an embedding; one of the columns has the value weights."""
     table_scale: float = 0.3
-    value_dropout: float = within(0.5, below=1)
-    penalty: float = within(100.0, above=0)
-    list_lengths: bool = True
+    """Standard deviation of the table's initial values."""
+    value_dropout: float = setting(0.5, below=1)
+    """See `GradientConfig`."""
+    penalty: float = setting(100.0, above=0)
+    """L2 penalty of a campaign's regression on the weights of values."""
+    list_lengths: bool = setting(True, shapes=True)
+    """See `NetworkConfig`."""
 
 
 @register
@@ -128,25 +128,27 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
     name, label, default = "solved-head", "Solved head", SolvedHeadConfig()
     network = _NETWORK
 
-    def fit(self, run: Run) -> Trained:
+    def fit(self, offline: Offline) -> Trained:
         """Trains on the query loss of heads that are solved on support sets."""
-        run, _ = lengthened(run, self.config.list_lengths)
-        weights = untrained(run, self.config, _NETWORK)
+        offline = offline.lengthened(self.config.list_lengths)
+        weights = untrained(offline, self.config, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
-        return train_on_campaigns(run, self.config, weights, self.gradient(run.dataset.layout))
+        gradient = self.gradient(offline.dataset.layout)
+        sampler = campaign_sampler(offline, self.config)
+        return train_rows(offline, self.config, weights, gradient, sampler)
 
     def gradient(self, layout: Layout) -> Gradient[...]:
         """Builds the gradient of the query loss."""
         return solved_gradient(layout)
 
     def customise(
-        self, run: Run, state: State, campaigns: Sequence[Campaign]
+        self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
         """Solves each campaign's head and value weights on its examples."""
-        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
-        weights, solver = Weights(**state), compiled_solver(run.dataset.layout)
+        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+        weights, solver = Weights(**state), compiled_solver(online.dataset.layout)
         solve = functools.partial(solver, weights, penalty=self.config.penalty)
-        return adapt_each(run, _NETWORK, weights, campaigns, solve, HeadScorer)
+        return adapt_each(online, _NETWORK, weights, campaigns, solve, HeadScorer)
 
 
 def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[...]:
@@ -194,39 +196,34 @@ def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
     return _NETWORK.offset_and_factors(params["network"], layout.users(params["table"], users))
 
 
-class Solver:
-    """Customises to campaigns; build it once, so that all campaigns share compiled programs."""
+@functools.lru_cache(PROGRAMS_KEPT)
+def compiled_solver(layout: Layout) -> Callable[..., AdaptedWeights]:
+    """Builds ``solver(weights, examples, *, penalty)``; all models of a layout share its programs.
 
-    def __init__(self, layout: Layout) -> None:
-        """Args:
-        layout: where the users' fields lie.
-        """
-        self._layout = layout
-        self._tower = jit(
-            lambda network, table, users: jnp.column_stack(
-                _of_users({"network": network, "table": table}, layout, users)
-            )
+    It solves a campaign's head, and its value weights, which have the penalty. The penalty applies
+    to a value's share of a full list: its weight / number of slots. So a value in a list is
+    penalised like a value of any other field.
+    """
+    tower = jit(
+        lambda network, table, users: jnp.column_stack(
+            _of_users({"network": network, "table": table}, layout, users)
         )
-        self._solve = jit(functools.partial(solve_head, num_steps=_ONLINE_STEPS))
+    )
+    solve = jit(functools.partial(solve_head, num_steps=_ONLINE_STEPS))
 
-    def __call__(self, weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
-        """Solves a campaign's head, and its value weights, which have this penalty.
-
-        The penalty applies to a value's share of a full list: its weight / number of slots. So a
-        value in a list is penalised like a value of any other field.
-        """
+    def solver(weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
         users, num_rows = examples.ids.user, len(weights.table)
-        tower = functools.partial(self._tower, *weights)
-        sums = over_users(tower, users, self._layout.num_slots, num_rows)  # (P, 1 + F)
+        of_users = functools.partial(tower, *weights)
+        sums = over_users(of_users, users, layout.num_slots, num_rows)  # (P, 1 + F)
         missing = usual_size(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
-        head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
+        head = solve(padded[:, 1:], padded[:, 0], label, weight)
         rows, own = np.empty(0, np.int32), np.empty(0)
         # Examples of one label determine no value weights.
         if np.isfinite(head).all() and np.ptp(examples.label):
             log_odds = sums[:, 0] + sums[:, 1:] @ np.asarray(head)
-            features, num_slots = full_lists(self._layout, users, num_rows)
+            features, num_slots = full_lists(layout, users, num_rows)
             own, bias = fit_regression(features, examples.label, penalty, offset=log_odds)
             own *= num_slots
             rows = padded_rows(np.flatnonzero(own), num_rows)
@@ -235,6 +232,4 @@ class Solver:
         values = rows_of(weights.table, rows).at[:, -1].set(jnp.asarray(own))
         return AdaptedWeights({"head": head}, rows, values)
 
-
-#: The solver for a layout, which all models share.
-compiled_solver = functools.lru_cache(PROGRAMS_KEPT)(Solver)
+    return solver

@@ -1,14 +1,12 @@
 """The offline loop: one general model from all existing campaigns (paper section 3.3).
 
-Meta-training and plain training differ in the step and the sampler. Judging, checkpoints, logs and
-progress are *hooks*: functions of a record, such as ``wandb.log``. A record is a dict with the
-training's ``name``, a ``step``, the step ``of`` after which training ends, and one of
+Meta-training and plain training differ in the step and the sampler. Logs and progress are *hooks*:
+functions of a record, such as ``wandb.log``. A record is a dict with the training's ``name``, a
+``step``, the step ``of`` after which training ends, and one of
 
     resumed                        at the start: whether it goes on from a checkpoint
     loss, steps_per_second         the mean loss and the speed since the last such record
     held_out_auc, held_out_loss    a judgement
-
-Axes: E judgements.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,7 @@ import numpy as np
 
 from metaheac_jax.backend import in_threads, profile
 from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.model import Judgement
 from metaheac_jax.processes import from_first
 from metaheac_jax.progress import Progress
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
@@ -31,18 +30,8 @@ from metaheac_jax.training.step import RowStep
 
 Record = dict[str, Any]
 Hook = Callable[[Record], Any]
-
-
-class Quality(NamedTuple):
-    """How good a general model is after customising it to campaigns that it was not trained on.
-
-    Attributes:
-      auc: weighted mean of the AUC over the campaigns.
-      loss: weighted mean of the logistic loss over the campaigns.
-    """
-
-    auc: float
-    loss: float
+#: ``judge(state, step)`` judges a state that has taken so many steps.
+Judge = Callable[[Any, int], Judgement]
 
 
 @dataclass(frozen=True)
@@ -50,12 +39,14 @@ class EarlyStop:
     """When training ends because it no longer improves.
 
     Attributes:
+      judge: judges a state.
       every: number of steps between two judgements.
       patience: number of judgements without a higher AUC after which training ends.
       patience_steps: number of steps without a higher AUC before which training does not end. If
         few steps lie between judgements, a lucky one near the start would end it otherwise.
     """
 
+    judge: Judge
     every: int
     patience: int
     patience_steps: int = 0
@@ -72,12 +63,12 @@ class Training:
       num_steps: total number of steps; with ``early_stop``, the maximum.
       done: number of steps that ``state`` has taken.
       name: name of what is trained, for records and messages.
-      early_stop: for the hook `Judging`; None takes all steps.
+      early_stop: None takes all steps.
       log_every: number of steps between records of the loss, for which the loop waits for the
         device.
-      resumed: whether it goes on from a checkpoint.
+      save_seconds: time between checkpoints, which are saved at the next record of the loss.
       best: the state with the highest held-out AUC; None without early stopping.
-      judgements: (E, 3) float32 step, AUC and loss of each judgement.
+      judgements: in the order of steps.
       first: ``done`` at the start.
     """
 
@@ -89,24 +80,24 @@ class Training:
     name: str = "offline"
     early_stop: EarlyStop | None = None
     log_every: int = field(default=20, kw_only=True)
-    resumed: bool = False
+    save_seconds: float = field(default=60.0, kw_only=True)
     best: Any = field(default=None, init=False)
-    judgements: np.ndarray = field(init=False)
+    judgements: list[Judgement] = field(default_factory=list, init=False)
     first: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.judgements, self.first = np.empty((0, 3), np.float32), self.done
+        self.first = self.done
         if self.early_stop is not None:  # a step consumes the state, but not its copy
             self.best = jax.tree.map(jnp.copy, self.state)
 
     @property
     def without_gain(self) -> tuple[int, int]:
         """Number of judgements, and of steps, since the best judgement."""
-        if not len(self.judgements):
+        if not self.judgements:
             return 0, 0
-        best = int(np.argmax(np.nan_to_num(self.judgements[:, 1], nan=-np.inf)))
-        steps = self.judgements[-1, 0] - self.judgements[best, 0]
-        return len(self.judgements) - 1 - best, int(steps)
+        aucs = [-np.inf if np.isnan(own.auc) else own.auc for own in self.judgements]
+        best = int(np.argmax(aucs))
+        return len(aucs) - 1 - best, self.judgements[-1].step - self.judgements[best].step
 
     @property
     def stopped(self) -> bool:
@@ -122,37 +113,84 @@ class Training:
         if self.early_stop is None:
             return self.num_steps
         every = self.early_stop.every
-        last = int(self.judgements[-1, 0]) if len(self.judgements) else self.first + every
+        last = self.judgements[-1].step if self.judgements else self.first + every
         patience = max(self.early_stop.patience * every, self.early_stop.patience_steps)
         return min(self.num_steps, last - self.without_gain[1] + -(-patience // every) * every)
 
+    def judge(self, stop: EarlyStop) -> Judgement:
+        """Judges the state, and keeps it if it is the best."""
+        found = stop.judge(self.state, self.done)
+        # In single precision, so that rounding is no gain.
+        auc, loss = np.array([found.auc, found.loss], np.float32).tolist()
+        # An AUC that is not a number is never better; the first state counts in any case.
+        known = [own.auc for own in self.judgements if not np.isnan(own.auc)]
+        if not self.judgements or auc > max(known, default=-np.inf):
+            self.best = jax.tree.map(jnp.copy, self.state)
+        self.judgements.append(Judgement(self.done, auc, loss))
+        return self.judgements[-1]
 
-def train(training: Training, hooks: Sequence[Hook] = ()) -> tuple[Any, np.ndarray]:
+    def resume(self, checkpoints: Checkpoints) -> bool:
+        """Goes on from the newest checkpoint; says whether there is one.
+
+        Raises:
+          InputError: the checkpoint is of a later step than the last one.
+        """
+        if checkpoints.latest is None:
+            return False
+        arrays, notes = checkpoints.restore(self.arrays)
+        self.state, self.best, self.done = arrays["state"], arrays.get("best"), checkpoints.latest
+        self.judgements = [Judgement(int(step), *own) for step, *own in notes["judgements"]]
+        if self.done > self.num_steps:  # a longer training has another result
+            raise InputError(
+                f"{self.name}: its checkpoint is of step {self.done:,}, and {self.num_steps:,} "
+                "steps are to be taken; take at least as many, or delete the checkpoints to train "
+                "afresh"
+            )
+        return True
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"state": self.state} | ({} if self.best is None else {"best": self.best})
+
+
+def train(
+    training: Training, hooks: Sequence[Hook] = (), checkpoints: Checkpoints | None = None
+) -> tuple[Any, tuple[Judgement, ...]]:
     """Takes the steps of a training that are left.
+
+    A judgement comes first, then a checkpoint, which has it, and then the hooks.
 
     Args:
       training: what is trained; it is changed.
       hooks: each is called with every record, in this order.
+      checkpoints: from the newest of which the training goes on; the last one is of the last step.
 
     Returns:
-      The state, or the best one if there is early stopping, and the judgements (E, 3).
+      The state, or the best one if there is early stopping, and the judgements.
 
     Raises:
+      InputError: the newest checkpoint is of a later step than the last one.
       Diverged: a loss, a gradient, a parameter or a moment is not finite.
+      OSError: a checkpoint cannot be saved.
     """
 
-    def send(**values: Any) -> None:
-        judged = len(training.judgements)
-        record = {"name": training.name, "step": training.done, "of": training.end, **values}
-        for hook in hooks:
-            hook(record)
-        for _, auc, loss in training.judgements[judged:].tolist():
-            send(held_out_auc=auc, held_out_loss=loss)
+    def tell(judgement: Judgement | None, **values: Any) -> None:
+        each = [values]
+        if judgement is not None:
+            each.append({"held_out_auc": judgement.auc, "held_out_loss": judgement.loss})
+        for own in each:
+            record = {"name": training.name, "step": training.done, "of": training.end, **own}
+            for hook in hooks:
+                hook(record)
 
-    send(resumed=training.resumed)
-    every = [training.log_every]
-    if training.early_stop is not None:
-        every.append(training.early_stop.every)
+    stop, saved = training.early_stop, time.perf_counter()
+    resumed = checkpoints is not None and training.resume(checkpoints)
+    judgement = None
+    if stop is not None and training.first and not training.judgements:
+        judgement = training.judge(stop)  # the start has taken steps, so it may be the best
+    tell(judgement, resumed=resumed)
+    every = [training.log_every] + ([] if stop is None else [stop.every])
     infos, mark = list[Any](), time.perf_counter()
     steps = range(training.done, training.done if training.stopped else training.num_steps)
     batches = in_threads(training.draw, steps, num_threads=profile().num_drawing_threads)
@@ -160,14 +198,27 @@ def train(training: Training, hooks: Sequence[Hook] = ()) -> tuple[Any, np.ndarr
         training.state, info = training.step.step(training.state, *batch)
         training.done = number + 1
         infos.append(info)
-        if training.done < training.num_steps and all(training.done % own for own in every):
+        last = training.done == training.num_steps
+        if not last and all(training.done % own for own in every):
             continue
         seconds = time.perf_counter() - mark
-        send(loss=_mean_loss(training, infos), steps_per_second=len(infos) / seconds)
+        values = {"loss": _mean_loss(training, infos), "steps_per_second": len(infos) / seconds}
+        judgement = None
+        if stop is not None and (last or training.done % stop.every == 0):
+            judgement = training.judge(stop)
+        if checkpoints is not None:
+            now = time.perf_counter()
+            due = from_first(now - saved >= training.save_seconds)  # clocks of processes differ
+            if due or training.stopped:
+                notes = {"judgements": training.judgements}
+                checkpoints.save(training.done, training.arrays, notes)
+                saved = now
+        tell(judgement, **values)
         infos, mark = [], time.perf_counter()
         if training.stopped:
             break
-    return training.state if training.best is None else training.best, training.judgements
+    best = training.state if training.best is None else training.best
+    return best, tuple(training.judgements)
 
 
 def _mean_loss(training: Training, infos: Sequence[Any]) -> float:
@@ -186,84 +237,6 @@ def _mean_loss(training: Training, infos: Sequence[Any]) -> float:
             array += " is not finite"
         raise Diverged(f"{training.name}: step {number}: the {array}; lower the learning rates")
     return float(losses.mean())
-
-
-class Judging:
-    """A hook that judges the state on held-out campaigns, keeps the best and ends training."""
-
-    def __init__(self, training: Training, judge: Callable[[Any], Quality]) -> None:
-        """Args:
-        training: has an `EarlyStop`.
-        judge: judges a state; also the initial one if it has taken steps, as it may be the best.
-        """
-        self._training, self._judge = training, judge
-
-    def __call__(self, record: Record) -> None:
-        """Judges the state if it is time."""
-        training, stop = self._training, self._training.early_stop
-        assert stop is not None
-        last, aucs = training.done == training.num_steps, training.judgements[:, 1]
-        start = "resumed" in record and training.first > 0 and not len(aucs)
-        if not start and ("loss" not in record or not (last or training.done % stop.every == 0)):
-            return
-        quality = self._judge(training.state)
-        # An AUC that is not a number is never better; the first state counts in any case.
-        if not len(aucs) or quality.auc > np.nanmax(aucs, initial=-np.inf):
-            training.best = jax.tree.map(jnp.copy, training.state)
-        line = np.array([[training.done, *quality]], np.float32)
-        training.judgements = np.vstack([training.judgements, line])
-
-
-class Saving:
-    """A hook that saves checkpoints, from the newest of which the training goes on.
-
-    It comes after `Judging`, whose last judgement a checkpoint contains.
-    """
-
-    def __init__(
-        self, training: Training, checkpoints: Checkpoints, *, seconds: float = 60.0
-    ) -> None:
-        """Args:
-        training: goes on from the newest checkpoint, if there is one.
-        checkpoints: where to save; the last checkpoint is of the last step.
-        seconds: time between checkpoints, which are saved at the next record of the loss.
-
-        Raises:
-          InputError: the checkpoint is of a later step.
-        """
-        self._training, self._checkpoints = training, checkpoints
-        self._seconds, self._saved = seconds, time.perf_counter()
-        if checkpoints.latest is None:
-            return
-        arrays, notes = checkpoints.restore(self._arrays())
-        training.state, training.best = arrays["state"], arrays.get("best")
-        training.judgements = np.array(notes["judgements"], np.float32).reshape(-1, 3)
-        training.done, training.resumed = checkpoints.latest, True
-        if training.done > training.num_steps:  # a longer training has another result
-            raise InputError(
-                f"{training.name}: its checkpoint is of step {training.done:,}, and "
-                f"{training.num_steps:,} steps are to be taken; take at least as many, or delete "
-                "the checkpoints to train afresh"
-            )
-
-    def __call__(self, record: Record) -> None:
-        """Saves a checkpoint if it is time.
-
-        Raises:
-          OSError: a checkpoint cannot be saved.
-        """
-        if "loss" not in record:
-            return
-        training, now = self._training, time.perf_counter()
-        due = from_first(now - self._saved >= self._seconds)  # the clocks of processes differ
-        if due or training.stopped:
-            notes = {"judgements": training.judgements.tolist()}
-            self._checkpoints.save(training.done, self._arrays(), notes)
-            self._saved = now
-
-    def _arrays(self) -> dict[str, Any]:
-        best = self._training.best
-        return {"state": self._training.state} | ({} if best is None else {"best": best})
 
 
 def to_progress(progress: Progress) -> Hook:

@@ -197,15 +197,17 @@ class Placement:
         """A tree of states as numpy arrays, whose tables have R rows."""
 
         def get(sharding: NamedSharding, leaf: Array) -> np.ndarray:
-            if sharding.spec != BY_ROW:
-                return np.array(leaf)
-            if leaf.is_fully_addressable:
-                return np.array(leaf)[: self.num_rows]
-            read = _block_reader(self.mesh)
-            blocks = [np.asarray(read(leaf, i)) for i in range(0, self.num_rows, _BLOCK)]
-            return np.concatenate(blocks)[: self.num_rows]
+            return self.fetch_rows(leaf) if sharding.spec == BY_ROW else np.array(leaf)
 
         return self.map(get, tree)
+
+    def fetch_rows(self, array: Array) -> Any:
+        """An array that is divided by rows, and may be padded, as a numpy array of R rows."""
+        if array.is_fully_addressable:
+            return np.array(array)[: self.num_rows]
+        read = _block_reader(self.mesh)
+        blocks = [np.asarray(read(array, i)) for i in range(0, self.num_rows, _BLOCK)]
+        return np.concatenate(blocks)[: self.num_rows]
 
 
 def held(rows: Array, num_held: int) -> Array:

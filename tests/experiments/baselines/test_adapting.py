@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, tiny
 
 import metaheac_jax as mh
 from experiments.baselines import adapting
@@ -22,7 +22,7 @@ from metaheac_jax.methods import (
     OFFICIAL,
     PAPER,
     MetaHeacMethod,
-    Run,
+    Offline,
     Trained,
     configured,
     solved_head,
@@ -57,7 +57,7 @@ NETWORK = MLP((8, 4))  # the inner step is the same for every network
 @pytest.fixture(scope="module")
 def run():
     data = with_lengths(dataset(users=300, campaigns=6, per_campaign=40))[0]
-    return Run(data, np.arange(6), seed=0)
+    return Offline(data, np.arange(6), seed=0)
 
 
 @pytest.fixture
@@ -156,9 +156,9 @@ def test_an_inner_step_on_heads_leaves_experts_and_table(run):
 
 
 def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
-    program = configured("program-step", PAPER).config
-    assert program["reduction"] == "mean"
-    assert program["inner_learning_rate"] == OFFICIAL.inner_learning_rate
+    program = configured("program-step").config
+    assert program.reduction == "mean"
+    assert program.inner_learning_rate == OFFICIAL.inner_learning_rate
     asked = []
 
     def noted(_, *, first_order=False):
@@ -166,10 +166,10 @@ def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
 
     for module in (adapting, solved_head):
         monkeypatch.setattr(module, "solved_gradient", noted)
-    monkeypatch.setattr(solved_head, "train_on_campaigns", lambda *_, **__: Trained({}))
+    monkeypatch.setattr(solved_head, "train_rows", lambda *_, **__: Trained({}))
     data = dataset(users=120, campaigns=4, per_campaign=40, pool=20)
     for name in ("solved-constant", "solved-head"):
-        mh.fit(data, configured(name, CONFIG))
+        mh.fit(data, tiny(name, offline_epochs=1, offline_patience=None))
     assert asked == [True, False]
 
 

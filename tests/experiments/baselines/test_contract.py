@@ -3,7 +3,7 @@
 import pytest
 from method_contract import MethodContract
 
-from experiments.comparison.methods import METHODS
+from experiments.baselines import METHODS
 from metaheac_jax.methods import configured
 
 #: They run in ``methods/test_contract.py``.
@@ -22,11 +22,6 @@ def name(request):
 @pytest.mark.slow
 class TestContract(MethodContract):
     """The baselines."""
-
-    @pytest.fixture(autouse=True)
-    def heads(self, name):
-        """A head per training campaign cannot be of other campaigns."""
-        self.continues = name not in ("mmoe", "shared-bottom")
 
 
 def test_every_method_has_its_name_and_a_label_of_its_own():

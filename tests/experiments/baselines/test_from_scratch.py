@@ -9,7 +9,7 @@ from toy import aucs, dataset
 
 from experiments.baselines import from_scratch
 from experiments.baselines.from_scratch import MLPEmbeddings, MLPOneStage
-from metaheac_jax.methods import Run, customise, fit
+from metaheac_jax.methods import Online, customise, fit
 from metaheac_jax.model import Weights
 
 DATA = dataset(tastes=2, campaigns=16)
@@ -66,7 +66,7 @@ def test_the_new_mlp_is_not_drawn_with_a_key_of_the_offline_stage(monkeypatch):
     noted = lambda run, config, network, key: keys.append(key[None]) or Weights({}, None)  # noqa: E731
     monkeypatch.setattr(from_scratch, "untrained", noted)
     monkeypatch.setattr(from_scratch, "fine_tune", lambda *_: [])
-    METHOD.customise(Run(DATA, np.arange(12), 0), {"table": None}, [])
+    METHOD.customise(Online(DATA, 0), {"table": None}, [])
     drawn = np.concatenate([jax.random.key_data(key) for key in keys])
     assert len(np.unique(drawn, axis=0)) == 3
 

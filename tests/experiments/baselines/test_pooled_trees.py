@@ -10,7 +10,7 @@ import metaheac_jax as mh
 from experiments.baselines import pooled_trees
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import Method, Run, Trained
+from metaheac_jax.methods import Method, Offline, Online, Trained
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
 DATA = dataset(users=900, campaigns=24, per_campaign=200, tastes=2)
@@ -25,7 +25,7 @@ def remembering(counts, labels, penalty):
 
 def test_lr_has_not_seen_the_examples_whose_scores_the_trees_learn_from(monkeypatch):
     monkeypatch.setattr(pooled_trees, "fit_regression", remembering)
-    features, labels, base = pooled_trees.rows_of(Run(with_own_rows(DATA), TRAIN, 0), TRAIN)
+    features, labels, base = pooled_trees.rows_of(Offline(with_own_rows(DATA), TRAIN, 0), TRAIN)
     assert features.shape[0] == len(labels) == len(base) > 0
     np.testing.assert_allclose(features[:, 0].toarray().ravel() + base, 0, atol=1e-9)
 
@@ -52,15 +52,15 @@ class Remembering(Method):
 
     trainings = ()
 
-    def fit(self, run):
-        known = np.union1d(run.campaigns, run.held_out)
+    def fit(self, offline):
+        known = np.union1d(offline.campaigns, offline.held_out)
         self.trainings = [*self.trainings, known]
         return Trained({"trained": known})
 
-    def customise(self, run, state, campaigns):
+    def customise(self, online, state, campaigns):
         def scorer(campaign):
-            known = {row.tobytes() for row in run.dataset.rows_of(campaign.users, None)}
-            trained = run.dataset.index_of(campaign.id) in state["trained"]
+            known = {row.tobytes() for row in online.dataset.rows_of(campaign.users, None)}
+            trained = online.dataset.index_of(campaign.id) in state["trained"]
             return lambda users: np.array(
                 [row[0] + 1e6 * (trained or row.tobytes() in known) for row in users]
             )
@@ -80,8 +80,7 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
     monkeypatch.setattr(pooled_trees, "fit_matrix", recording)
     data, method = with_own_rows(DATA), pooled_trees.TreesOverHead()
     campaigns, held = hold_out_campaigns(data, TRAIN, 0)
-    run = Run(data, campaigns, 0, held_out=held)
-    state = method.fit(run).state
+    state = method.fit(Offline(data, campaigns, 0, held_out=held)).state
     size = data.vocabulary.sizes[0]  # of the field with an own table row for each user
     for features, base in given:
         users = features[:, -data.num_rows :][:, :size] @ np.arange(size)
@@ -90,7 +89,7 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
     left_out = np.concatenate([np.setdiff1d(campaigns, part) for part in parts])
     np.testing.assert_array_equal(np.sort(left_out), campaigns)  # each by one training
     np.testing.assert_array_equal(last, campaigns)
-    [model] = method.customise(run, state, [data.campaign(NEW[0])])
+    [model] = method.customise(Online(data, 0), state, [data.campaign(NEW[0])])
     assert np.isfinite(model(data.user_rows[:9])).all()
 
 
