@@ -5,7 +5,7 @@ from method_contract import MethodContract
 
 from metaheac_jax.methods import METHODS
 
-QUICK = ("lr", "mlp-pretraining")
+QUICK = ("lr", "metaheac", "ensemble")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK]
 
 
