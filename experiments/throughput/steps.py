@@ -101,7 +101,7 @@ def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> 
         init, step = build_row_step(gradient, adam, table_adam(rate))[:2]
     weights = jax.eval_shape(lambda: untrained(size, layout))
     state = jax.eval_shape(init, *weights)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, *batch).compile()
+    compiled = step.best.lower(state, *batch).compile()
     memory: Any = compiled.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
