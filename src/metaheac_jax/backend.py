@@ -102,46 +102,35 @@ _RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without options
 _OUTSIDE = get_opaque_trace_state()  # of jax's transformations
 
 
-class Jitted(Generic[T]):
-    """A compiled function; see `jit`.
+class jit(Generic[T]):
+    """Compiles a function as `jax.jit` does, on a CPU with `CPU_OPTIONS`.
+
+    So its results are right without flags of XLA. A transformation of jax around it takes no
+    options: there it is ``plain``, and `check_backend` tells the caller whether programs without
+    options are right.
 
     Attributes:
-      plain: the same under `jax.jit` without `CPU_OPTIONS`, such as to compile for other devices.
+      plain: the same without the options, such as to compile for other devices.
     """
 
-    def __init__(self, function: Callable[..., T], **options: Any) -> None:
-        self.plain = jax.jit(function, **options)
-        self._given = function, options
+    def __init__(self, function: Callable[..., T], **given: Any) -> None:
+        """Takes a function, and what `jax.jit` takes by name."""
+        self.plain = jax.jit(function, **given)
+        self._given = function, given
         functools.update_wrapper(self, function)
 
     @functools.cached_property
     def best(self) -> jax.stages.Wrapped:
         """The same with the options that suit jax's default backend."""
-        function, options = self._given
+        function, given = self._given
         if jax.default_backend() != "cpu":
             return self.plain
-        return jax.jit(function, compiler_options=_known_options(), **options)
+        return jax.jit(function, compiler_options=_known_options(), **given)
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Calls the compiled function."""
         outside = get_opaque_trace_state() == _OUTSIDE
         return (self.best if outside else self.plain)(*args, **kwargs)
-
-
-def jit(
-    function: Callable[..., T],
-    *,
-    donate_argnums: int | tuple[int, ...] = (),
-    out_shardings: Any = None,
-) -> Jitted[T]:
-    """Compiles a function as `jax.jit` does, on a CPU with `CPU_OPTIONS`.
-
-    So its results are right without flags of XLA. A transformation of jax around it takes no
-    options: there it is `Jitted.plain`, and `check_backend` tells the caller whether programs
-    without options are right.
-    """
-    options = {} if out_shardings is None else {"out_shardings": out_shardings}
-    return Jitted(function, donate_argnums=donate_argnums, **options)
 
 
 @functools.cache
