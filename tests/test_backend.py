@@ -1,6 +1,8 @@
 """Programs for a CPU, the check of the backend, and threads."""
 
+import platform
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -81,10 +83,21 @@ def test_the_check_compiles_as_it_is_told():
         check_backend(lambda own: lambda *given: (*jit(own)(*given)[:2], jnp.nan))
 
 
+def test_the_processor_is_named_on_any_system(monkeypatch):
+    own = backend.processor()
+    assert own == backend.processor()
+    assert own.strip()
+    assert "\n" not in own
+    monkeypatch.setattr(backend, "Path", lambda _: Path("no", "such", "file"))
+    assert backend.processor() in (platform.processor(), platform.machine())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert backend.processor() == jax.devices()[0].device_kind
+
+
 def test_each_kind_of_device_has_a_profile(monkeypatch):
     found = []
-    for platform in ("cpu", "gpu", "tpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+    for kind in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda kind=kind: kind)
         found.append(profile())
     assert [own.vmaps_campaigns for own in found] == [False, True, True]
     assert [own.gathers_by_slot for own in found] == [False, False, True]

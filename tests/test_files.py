@@ -390,8 +390,8 @@ def test_what_was_replaced_while_it_was_read_is_read_again(tmp_path):
 CONFIG = {"seed": 0, "data": {"name": "toy", "sha256": "aa"}, "jax": "0.10.1", "sizes": (1, 2)}
 
 
-def keep(path, config):
-    keep_config(path, config, restart="start afresh")
+def keep(path, config, place=None):
+    keep_config(path, config, place or {"processor": "A"}, restart="start afresh")
 
 
 @pytest.mark.parametrize(
@@ -412,3 +412,14 @@ def test_what_changed_is_named(tmp_path, changes, told):
     assert told in str(caught.value)
     keep(path, CONFIG)
     assert path.read_bytes() == before
+
+
+def test_another_processor_is_told_and_not_refused(tmp_path):
+    path, changed = tmp_path / "config.json", {"processor": "B"}
+    keep(path, CONFIG)
+    told = r"config\.json: .* processor \(A, now B\); the last digits"
+    with pytest.warns(UserWarning, match=told):
+        keep(path, CONFIG, changed)
+    refused = pytest.raises(InputError, match=r"another seed \(0, now 1\); ")
+    with pytest.warns(UserWarning, match=told), refused:
+        keep(path, CONFIG | {"seed": 1}, changed)

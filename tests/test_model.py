@@ -10,6 +10,7 @@ import pytest
 from commands import contents
 from toy import dataset
 
+from metaheac_jax.backend import processor
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import MANIFEST, General, Judgement, load, save
 from metaheac_jax.schema import Vocabulary
@@ -61,6 +62,7 @@ def test_loading_needs_nothing_but_the_folder(tmp_path):
     folder = tmp_path / "deep" / "model"
     written = json.loads((folder / MANIFEST).read_text())
     assert set(written["versions"]) == {"metaheac_jax", "jax"}
+    assert written["processor"] == processor()
     assert written["digest"] == loaded.digest
     files = (path for path in folder.rglob("*") if path.is_file())
     assert {str(path.relative_to(folder)) for path in files} == set(FILES)

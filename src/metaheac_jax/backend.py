@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -179,6 +182,22 @@ def environment() -> dict[str, str]:
     libraries = ["metaheac-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy"]
     libraries += ["lightgbm"] if find_spec("lightgbm") else []
     return {"backend": jax.default_backend(), **{name: version(name) for name in libraries}}
+
+
+def processor() -> str:
+    """What computes: the kind of a device or, of a CPU, its model and the sizes of its caches.
+
+    Libraries divide a product by these sizes, so its last bits depend on them.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
+    model, caches = platform.processor() or platform.machine(), []
+    with suppress(OSError):  # these files are Linux's
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        model = found[1] if found else model
+        sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+        caches = [path.read_text().strip() for path in sorted(sizes)]
+    return " ".join([model, *caches])
 
 
 def _reductions(

@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from metaheac_jax.backend import jit
+from metaheac_jax.backend import jit, processor
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
@@ -193,8 +193,8 @@ _PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_o
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
     """Writes a general model into a folder, completely or not at all.
 
-    The folder holds ``model.json`` (method, config, schema, data, versions, checksums), and one
-    ``.npy`` file per array. An existing model is replaced.
+    The folder holds ``model.json`` (method, config, schema, data, versions, processor, checksums),
+    and one ``.npy`` file per array. An existing model is replaced.
 
     Raises:
       InputError: the folder exists and is not a model, or has a foreign file in it.
@@ -206,6 +206,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
         "format": FORMAT,
         "schema": general.schema.to_json(),
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+        "processor": processor(),
         **{name: getattr(general, name) for name in _PLAIN},
     }
     with new_directory(Path(directory), marker=MANIFEST) as folder:

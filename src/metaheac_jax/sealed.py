@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,27 +148,36 @@ def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T
                 return result
 
 
-def keep_config(path: Path, config: Mapping[str, Any], *, restart: str) -> None:
+def keep_config(
+    path: Path, config: Mapping[str, Any], place: Mapping[str, Any], *, restart: str
+) -> None:
     """Records the configuration of some work, or compares it with the recorded one.
 
-    ``restart`` says how to start afresh, for messages.
+    Args:
+      path: the file.
+      config: what must be the same when the work goes on.
+      place: where it is done, on which rounding alone depends; another one is a warning.
+      restart: how to start afresh, for messages.
 
     Raises:
       InputError: the file is damaged, or the work began with another configuration; the message
         names the differences.
     """
-    config = json.loads(json.dumps({"format": RUN, **config}))
+    config = json.loads(json.dumps({"format": RUN, **config, **place}))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(path, config)
         return
     before = read_manifest(path, format=RUN, remedy=restart)
     names = sorted({*before, *config} - {"digest"})
-    changes = [
-        f"{name} ({before.get(name)!s:.40}, now {config.get(name)!s:.40})"
+    changes = {
+        name: f"{name} ({before.get(name)!s:.80}, now {config.get(name)!s:.80})"
         for name in names
         if before.get(name) != config.get(name)
-    ]
+    }
+    for change in [changes.pop(name) for name in place if name in changes]:
+        told = f"{path}: started on another {change}; the last digits of results may differ"
+        warnings.warn(told, stacklevel=2)
     if changes:
-        told = ", ".join(changes)
+        told = ", ".join(changes.values())
         raise InputError(f"{path}: started with another {told}; use the same, or {restart}")

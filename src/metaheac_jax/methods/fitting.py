@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from metaheac_jax.backend import environment
+from metaheac_jax.backend import environment, processor
 from metaheac_jax.customising.score import without_hidden
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
@@ -208,7 +208,8 @@ def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None
         **environment(),
     }
     path = directory.with_name(f"{directory.name}.json")
-    keep_config(path, config, restart=f"delete {path} and {directory} to train afresh")
+    restart = f"delete {path} and {directory} to train afresh"
+    keep_config(path, config, {"processor": processor()}, restart=restart)
 
 
 def _general(method: Method[Any], offline: Offline, trained: Trained) -> General:
