@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 
+import jax
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -17,7 +18,8 @@ from metaheac_jax.data.columns import cell_texts, encode, learn
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.encoding import Encoder, type_of
 from metaheac_jax.engines import arrow as module
-from metaheac_jax.engines.arrow import open_export
+from metaheac_jax.engines.arrow import ArrowScorer, open_export
+from metaheac_jax.engines.export_files import PROGRAM, read_export
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Vocabulary
 
@@ -166,5 +168,20 @@ def test_a_program_of_another_jax_is_refused(made, monkeypatch):
         raise ValueError("calling convention version 99")
 
     monkeypatch.setattr(module.jax_export, "deserialize", newer)
-    with pytest.raises(InputError, match=r"cannot read a program of jax .*; export the campaign"):
+    refused = r"cannot read a program of jax .* six months after it; export the campaign"
+    with pytest.raises(InputError, match=refused):
+        open_export(made.export)
+
+
+def test_operations_that_this_jax_lacks_are_refused_at_once(made):
+    """In the driver; jax itself reads them when it compiles, which a worker does."""
+    export = read_export(made.export)
+    unknown = export.files[PROGRAM].replace(b"dot_general_v", b"dot_general_w")
+    with pytest.raises(InputError, match="cannot read a program of jax"):
+        ArrowScorer(replace(export, files={**export.files, PROGRAM: unknown}))
+
+
+def test_an_older_jax_is_told_that_it_may_not_read_long(made, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 9))
+    with pytest.warns(UserWarning, match="written by jax .* three weeks before"):
         open_export(made.export)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import contents
@@ -74,6 +75,19 @@ def test_no_path_stands_in_an_export(made):
         for place in {*sys.path, str(Path(__file__).parents[2]), sys.prefix} - {"", "."}:
             assert place.encode() not in content, path
         assert not re.search(rb"\.py\b", content)
+
+
+def test_two_exports_of_a_model_have_the_same_bytes(made, tmp_path):
+    """Whoever calls, from wherever, and whatever was compiled before."""
+
+    def from_elsewhere(folder):
+        (lambda: mh.export_scorer(made.models, folder))()
+
+    from_elsewhere(tmp_path / "again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (made.export / name).read_bytes(), name
+    manifest = read_export(made.export).manifest
+    assert manifest["readers"].endswith(f"six months after {jax.__version__}")
 
 
 def test_what_cannot_be_exported(made, tmp_path):

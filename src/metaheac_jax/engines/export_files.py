@@ -1,6 +1,7 @@
 """The files of an export, which score users without the part of the package that trains.
 
-    scorer.json        campaigns, columns, how cells become table rows, versions, digests
+    scorer.json        campaigns, columns, how cells become table rows, versions and who reads
+                       them, digests
     scorer.stablehlo   the program, serialised by `jax.export`
     weights.npz        its first argument, a dictionary of arrays that includes the table
     values.npz         per field, ``values/NAME``: the known raw values, ascending
@@ -24,6 +25,8 @@ from metaheac_jax.sealed import read_sealed
 FORMAT = "metaheac_jax scorer 4"
 MANIFEST = "scorer.json"
 PROGRAM, WEIGHTS, VALUES = "scorer.stablehlo", "weights.npz", "values.npz"
+#: The versions of jax that promise to read a program of the version that is named after this.
+READERS = "versions of jax from three weeks before to six months after"
 #: What to do about an export that cannot be read.
 REMEDY = "export the campaign again with `metaheac export`"
 

@@ -16,7 +16,7 @@ from jax import Array, export
 
 from metaheac_jax.customising.score import Program, joint_program
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, VALUES, WEIGHTS
+from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, READERS, VALUES, WEIGHTS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.model import Customised
@@ -70,6 +70,7 @@ def export_scorer(
         "schema": schema.to_json(),
         "platforms": PLATFORMS,
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+        "readers": f"{READERS} {jax.__version__}",
     }
     known: dict[str, Any] = {
         f"values/{field.name}": values
@@ -100,9 +101,9 @@ def _serialised(program: Program) -> tuple[dict[str, Any], bytes]:
     (count,) = export.symbolic_shape("users")
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
     users = jax.ShapeDtypeStruct((count, program.num_slots), np.int32)
-    name = "jax_hlo_source_file_canonicalization_regex"
+    name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
-    jax.config.update(name, ".*")  # else the program has paths of source files
+    jax.config.update(name, 0)  # else the program has paths and functions of its callers
     try:
         exported = export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users)
         return weights, bytes(exported.serialize())
