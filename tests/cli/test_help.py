@@ -14,9 +14,9 @@ COMMANDS = {get_args(own)[1].name: get_args(own)[0] for own in get_args(Command)
 MAX_LINES, MAX_OPTIONS = 60, 36
 
 
-def test_there_are_eight_commands(capsys):
-    names = ("simulate", "prepare", "add", "fit", "expand", "explain", "evaluate", "export")
-    assert tuple(COMMANDS) == names
+def test_there_are_nine_commands(capsys):
+    names = "simulate prepare add fit expand explain evaluate export doctor"
+    assert [*COMMANDS] == names.split()
     assert exit_code(main, "--help") == 0
     assert len(capsys.readouterr().out.splitlines()) <= MAX_LINES
     fields = [field.name for own in COMMANDS.values() for field in dataclasses.fields(own)]

@@ -6,11 +6,12 @@ No module here imports jax, polars or the library before its command runs, so he
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 from tyro.conf import subcommand
 
-from metaheac_jax.cli import add, evaluate, expand, explain, export, fit, prepare, simulate
+from metaheac_jax.cli import add, doctor, evaluate, expand, explain, export, fit, prepare, simulate
 from metaheac_jax.cli.terminal import command
 
 Command = (
@@ -22,6 +23,7 @@ Command = (
     | Annotated[explain.Options, subcommand("explain")]
     | Annotated[evaluate.Options, subcommand("evaluate")]
     | Annotated[export.Options, subcommand("export")]
+    | Annotated[doctor.Options, subcommand("doctor")]
 )
 
 
@@ -31,13 +33,18 @@ def dispatch(options: Command) -> None:
 
 
 def start(options: Command) -> None:
-    """Joins the other processes of a job, if there are any."""
+    """Joins the other processes of a job, if there are any; shows the doctor's findings."""
     if isinstance(options, fit.Options):
         fit.join_others(options)
+    if isinstance(options, doctor.Options):
+        doctor.show()
 
 
 def main() -> None:
     """Runs ``metaheac``."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"metaheac {version('metaheac-jax')}, jax {version('jax')}")
+        return
     command(
         Command,
         dispatch,
@@ -46,5 +53,5 @@ def main() -> None:
         description="Look-alike audiences: from a campaign's seed users to the users like them. In "
         "this order:\nprepare, fit, then for a new campaign add, expand and explain.\n\n"
         "Exit codes: 0, done; 2, an error that you can fix, told in one line; 75, another process\n"
-        "writes the output, so try again later; 130, stopped.",
+        "writes the output, so try again later; 130, stopped. --version alone shows the version.",
     )
