@@ -15,7 +15,7 @@ from jax import Array
 
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
-from metaheac_jax.backend import profile
+from metaheac_jax.backend import jit, profile
 from metaheac_jax.data.batches import Batch, CampaignBatch
 from metaheac_jax.methods import OFFICIAL
 from metaheac_jax.model import Weights, initialise
@@ -101,7 +101,7 @@ def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> 
         init, step = build_row_step(gradient, adam, table_adam(rate))[:2]
     weights = jax.eval_shape(lambda: untrained(size, layout))
     state = jax.eval_shape(init, *weights)
-    compiled = step.best.lower(state, *batch).compile()
+    compiled = jit(step, donate_argnums=0).best.lower(state, *batch).compile()
     memory: Any = compiled.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
