@@ -160,9 +160,8 @@ def judge(
                     state = pulled(state, *start, rate * pull)
             model = adapting.current(state, rate)
             adapted = AdaptedWeights(model["network"], rows, model["table"])
-            score = AdaptedScorer(
-                method.network, layout, weights, adapted, campaign.rows, online.lengths
-            )
+            lengths = online.dataset.user_rows.lengths
+            score = AdaptedScorer(method.network, layout, weights, adapted, campaign.rows, lengths)
             own.append(auc(score(pool_rows(data, c)), labels[data.stage2.of(c)]))
         found.append(own)
         progress("judge", number + 1, len(campaigns))

@@ -25,8 +25,9 @@ from experiments.baselines.similarity import indicators
 from experiments.baselines.trees import booster_of, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import folds
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import (
     Config,
@@ -214,8 +215,9 @@ def rows_of(
         campaign, rng = offline.dataset.campaign(c), generator(offline.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
         fold = folds(campaign.labels, _FOLDS, np.arange(len(campaign.labels)))
-        counts = value_counts(own.dataset.rows_of(campaign.users, c), own.dataset.num_rows)
-        users, base = offline.dataset.rows_of(campaign.users, c), _base(campaign)
+        longer = own.dataset.user_rows.of_examples(campaign.users, c)
+        counts = value_counts(longer, own.dataset.num_rows)
+        users, base = offline.dataset.user_rows.of_examples(campaign.users, c), _base(campaign)
         scores = np.zeros((len(fold), 1 + len(customisers)))
         others = [campaign.pick(fold != n) for n in range(_FOLDS)]
         each = [customiser(others) for customiser in customisers]

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods import Config, Method, Offline, Online, Trained, register
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.table.sparse import value_counts

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from experiments.baselines.similarity import indicators
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods import Config, Method, Offline, Online, Trained, register
 from metaheac_jax.model import Scorer, State
 

@@ -47,6 +47,7 @@ from experiments.sources.tencent import reading
 from metaheac_jax.data.campaign import Examples, group_by_campaign
 from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
 from metaheac_jax.data.history import with_histories
+from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -168,7 +169,7 @@ def build_movielens(
         schema=schema,
         vocabulary=vocabulary,
         user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
-        user_rows=user_rows,
+        user_rows=UserView(user_rows),
         campaign_ids=campaign_ids,
         campaign_rows=campaign_rows,
         stage1=stage1,

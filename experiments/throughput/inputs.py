@@ -9,6 +9,7 @@ import numpy as np
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation.shapes import LISTS
+from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import check_whole
 from metaheac_jax.schema import TENCENT, Field, Vocabulary
 
@@ -75,7 +76,7 @@ def synthetic(size: Size, num_users: int = 20_000) -> Dataset:
         schema=TENCENT,
         vocabulary=vocabulary,
         user_ids=np.arange(num_users),
-        user_rows=rows[:, : TENCENT.num_slots],
+        user_rows=UserView(rows[:, : TENCENT.num_slots]),
         campaign_ids=np.arange(num_campaigns),
         campaign_rows=rows[:num_campaigns, TENCENT.num_slots :],
         stage1=examples,

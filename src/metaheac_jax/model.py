@@ -21,7 +21,7 @@ from jax import Array
 from metaheac_jax.backend import jit, processor
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.errors import Diverged
 from metaheac_jax.files import new_directory
 from metaheac_jax.networks import Network

@@ -31,7 +31,7 @@ def test_held_out_seeds_are_counted(monkeypatch, pool):
     A seed is compared with the users whom its own model does not know.
     """
     monkeypatch.setattr(held_out, "_BLOCK", 33)
-    score = tokens(DATA.user_rows)
+    score = tokens(DATA.user_rows[:])
     count, num_seeds = int(pool[100:].sum()), int(pool[:100].sum())
     sizes = (count // 9, count // 2, count)
     folds = cross_fit(fixed(tokens), DATA, CAMPAIGN)
@@ -86,7 +86,7 @@ def test_intervals_hold_the_true_lift(base):
     general = fit(data.completed(), "lr", campaigns=[0])
     held = []
     for own in taste:
-        chance = 1 / (1 + np.exp(-own[data.user_rows].sum(axis=1) - base))
+        chance = 1 / (1 + np.exp(-own[data.user_rows[:]].sum(axis=1) - base))
         seeds = np.flatnonzero((rng.random(users) < chance) & (rng.random(users) < 0.3))[:300]
         if len(seeds) < 50:
             continue

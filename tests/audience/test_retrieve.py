@@ -41,7 +41,7 @@ def other_values(rows):
 
 def plain(score, left_out):
     """Ids and scores of all users but some, by index, best first, ties by id."""
-    scores, kept = score(DATA.user_rows), ~np.isin(np.arange(USERS), left_out)
+    scores, kept = score(DATA.user_rows[:]), ~np.isin(np.arange(USERS), left_out)
     order = np.lexsort((DATA.user_ids[kept], -scores[kept]))
     return DATA.user_ids[kept][order], scores[kept][order]
 
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_the_scores_of_the_pool(monkeypatch):
 
     def peak(num_users):
         ids = np.random.default_rng(0).permutation(num_users)
-        rows = np.resize(DATA.user_rows, (num_users, DATA.user_rows.shape[1]))
+        rows = np.resize(DATA.user_rows[:], (num_users, DATA.user_rows.shape[1]))
         data = replace(DATA, user_ids=ids, user_rows=rows)
         general = fixed(few_values, data=data)
         tracemalloc.start()

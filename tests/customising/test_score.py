@@ -22,7 +22,6 @@ from metaheac_jax.customising.score import (
     joint_program,
     over_users,
 )
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.logistic_regression import LINEAR
 from metaheac_jax.model import AdaptedWeights, Weights
@@ -39,7 +38,7 @@ NONE = AdaptedWeights({}, np.empty(0, np.int32), WEIGHTS.table[:0])
 
 
 def scorer_of(weights=WEIGHTS, adapted=NONE, campaign=DATA.campaign_rows[2], lengths=None):
-    layout = LAYOUT if lengths is None else with_lengths(DATA)[0].layout
+    layout = LAYOUT if lengths is None else DATA.lengthened()[0].layout
     return AdaptedScorer(REGRESSION, layout, weights, adapted, campaign, lengths)
 
 
@@ -50,7 +49,7 @@ def own_rows(*rows, value=-99.0):
 
 @pytest.mark.parametrize("lengthened", [False, True])
 def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
-    longer, lengths = with_lengths(DATA)
+    longer, lengths = DATA.lengthened()
     data = longer if lengthened else DATA
     values = np.arange(float(data.num_rows))
     weights = WEIGHTS._replace(table=jnp.asarray(values[:, None]))

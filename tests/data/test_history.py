@@ -12,9 +12,7 @@ from toy import aucs, check_data, dataset, tiny
 import metaheac_jax as mh
 from metaheac_jax.data.batches import campaign_examples, gather
 from metaheac_jax.data.campaign import group_by_campaign
-from metaheac_jax.data.dataset import Example
-from metaheac_jax.data.history import Hidden, limited, with_histories
-from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.data.history import Hidden, with_histories
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema
 
@@ -87,12 +85,13 @@ def test_lists_are_those_of_the_examples_in_all_stages():
 def test_an_example_lacks_its_own_campaign_and_what_does_not_count():
     data = with_lists(ALONE, 24)
     own = np.arange(60) % 24
-    rows = data.user_rows[Example(USERS, own)]
+    rows = data.user_rows.of_examples(USERS, own)
     for user in USERS:
         assert told(data, rows, user) == expected(ALONE, user, {own[user]})
-    np.testing.assert_array_equal(data.rows_of(USERS[:3], 2), data.rows_of(USERS[:3], [2, 2, 2]))
-    fewer = limited(data, np.arange(24) < 5)
-    rows = fewer.user_rows[Example(USERS, own)]
+    of = data.user_rows.of_examples
+    np.testing.assert_array_equal(of(USERS[:3], 2), of(USERS[:3], np.array([2, 2, 2])))
+    fewer = data.limited(np.arange(24) < 5)
+    rows = fewer.user_rows.of_examples(USERS, own)
     for user in USERS:
         assert told(data, rows, user) == expected(ALONE, user, {own[user], *range(5, 24)})
 
@@ -122,7 +121,7 @@ def test_labels_of_a_campaign_change_no_input_of_its_own_examples(campaign, slot
     inputs = []
     for stage in (PLAIN.stage1, replace(PLAIN.stage1, label=label)):
         data = with_lists(replace(PLAIN, stage1=stage), slots)
-        data = with_lengths(data)[0]
+        data = data.lengthened()[0]
         examples = np.arange(of.start, of.stop)
         online = campaign_examples(data, data.campaign(campaign)).ids.user
         training = gather(data, examples, data.campaign_rows[campaign], len(examples)).ids.user
@@ -145,7 +144,7 @@ def test_scores_of_a_model_read_what_it_was_trained_on_but_the_campaign():
         assert {*own["converted"], *own["not_converted"]} <= {100, 120}
         for name in ("converted", "not_converted"):
             assert len(own[name]) == len(own[f"{name}_category"])
-    counted = limited(DATA, np.isin(np.arange(24), (0, 2)))
+    counted = DATA.limited(np.isin(np.arange(24), (0, 2)))
     np.testing.assert_array_equal(rows, counted.user_rows[:])
     np.testing.assert_array_equal(model.score(DATA.user_rows), model.scorer.scorer(rows))
 
@@ -163,11 +162,11 @@ def test_a_field_of_the_users_can_be_a_history():
     data = with_histories(data)
     assert data.schema == Schema(user, PLAIN.schema.campaign)
     own = np.arange(60) % 24
-    plain, masked = PLAIN.user_rows[:], data.user_rows[Example(USERS, own)]
+    plain, masked = PLAIN.user_rows[:], data.user_rows.of_examples(USERS, own)
     gone = plain == PLAIN.vocabulary.offsets[2] + own[:, None]
     assert gone.any()
     np.testing.assert_array_equal(masked, np.where(gone, data.num_rows, plain))
-    few = limited(data, np.arange(24) < 4).user_rows[:]
+    few = data.limited(np.arange(24) < 4).user_rows[:]
     uncounted = np.isin(plain, PLAIN.vocabulary.offsets[2] + np.arange(4, 24))
     np.testing.assert_array_equal(few, np.where(uncounted, data.num_rows, plain))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from toy import SIZES, dataset
 
-from metaheac_jax.data.list_lengths import Lengths, length_classes, with_lengths
+from metaheac_jax.data.list_lengths import Lengths, length_classes
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 DATA = dataset(users=80, campaigns=4, per_campaign=30, pool=30)
@@ -24,7 +24,7 @@ def test_classes_cover_every_length():
 
 
 def test_each_list_gets_a_field_with_its_length():
-    longer, lengths = with_lengths(DATA)
+    longer, lengths = DATA.lengthened()
     assert [field.name for field in longer.schema.user] == [
         "gender",
         "city",
@@ -39,9 +39,9 @@ def test_each_list_gets_a_field_with_its_length():
     count = (DATA.user_rows[:, 2:] < DATA.num_rows).sum(axis=1)
     assert set(count) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(users[:, -1], first + count)
-    np.testing.assert_array_equal(users, lengths.users(DATA.user_rows))
+    np.testing.assert_array_equal(users, lengths.users(DATA.user_rows[:]))
     # Users' other values keep their rows, the pad id is again one past the end.
-    same = DATA.user_rows < DATA.num_rows
+    same = DATA.user_rows[:] < DATA.num_rows
     np.testing.assert_array_equal(users[:, :-1][same], DATA.user_rows[same])
     assert (users[:, :-1][~same] == longer.num_rows).all()
     # Campaigns' values make room.
@@ -56,7 +56,7 @@ def test_a_length_takes_no_name_of_a_field():
     )
     values = [np.arange(2)] * 4
     data = replace(DATA, schema=schema, vocabulary=Vocabulary(tuple(values)))
-    longer, _ = with_lengths(data)
+    longer, _ = data.lengthened()
     names = [field.name for field in longer.schema.user[3:]]
     assert names == ["likes_length__", "likes_length__length"]
 

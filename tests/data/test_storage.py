@@ -72,7 +72,7 @@ def test_round_trip(tmp_path):
     write_dataset(world(), tmp_path / "out")
     data = open_dataset(tmp_path / "out")
     same(world(), data)
-    assert isinstance(data.user_rows, np.memmap)
+    assert isinstance(data.user_rows.stored, np.memmap)
     assert isinstance(data.sensitive["sex"].codes, np.memmap)
     assert (data.num_rows, data.num_users, data.num_campaigns) == (6, 3, 2)
     assert data.stage1.of(1) == slice(1, 3)

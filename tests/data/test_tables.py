@@ -100,7 +100,7 @@ def test_prepare_is_a_plain_reference(tmp_path_factory, users, topics, data):
     check_data(found)
     texts = [["" if v == MISSING_WHOLE else str(v) for v in own] for own in found.vocabulary.values]
     assert texts == values
-    assert found.user_rows.tolist() == rows
+    assert found.user_rows[:].tolist() == rows
     assert found.user_ids.tolist() == [100 + u for u in order]
     assert found.campaign_ids.tolist() == sorted(topics)
     first = found.vocabulary.offsets[3]

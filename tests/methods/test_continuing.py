@@ -44,7 +44,7 @@ def grown(data=DATA) -> Dataset:
     more = replace(
         data,
         vocabulary=new,
-        user_rows=move(data.user_rows),
+        user_rows=move(data.user_rows[:]),
         campaign_rows=move(data.campaign_rows),
     )
     check_data(more)

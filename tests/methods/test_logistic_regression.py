@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import configured, customise, fit
 from metaheac_jax.methods.logistic_regression import Linear
 from metaheac_jax.solvers.regression import fit_regression
@@ -41,7 +40,7 @@ def test_with_list_lengths_they_are_values():
     """LR on the counts of values of the longer rows."""
     method, campaign = configured("lr", list_lengths=True), TOY.campaign(5)
     [model] = customise(fit(TOY, method, campaigns=TRAIN), TOY, [campaign])
-    longer, _ = with_lengths(TOY)
+    longer, _ = TOY.lengthened()
     counts = value_counts(longer.user_rows[:], longer.num_rows)
     weights, bias = fit_regression(counts[campaign.users], campaign.labels, method.config.penalty)
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)

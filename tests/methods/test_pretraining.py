@@ -281,7 +281,7 @@ def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
     general = fit(DATA, method, seed=SEED)
     campaigns = [DATA.campaign(c) for c in (2, 0)]
     models = customise(general, DATA, campaigns)
-    everybody = DATA.user_rows
+    everybody = DATA.user_rows[:]
 
     @jax.jit
     def log_odds(params, rows):

@@ -9,7 +9,6 @@ import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.customising.score import joint_program
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Online, SolvedHeadMethod, customise, fit
@@ -50,9 +49,9 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
 @pytest.fixture(scope="module")
 def by_hand(general):
     """The head of campaign 13 on all its examples, and the log-odds of all users by it alone."""
-    campaign, lengths = DATA.campaign(13), with_lengths(DATA)[1]
-    rows = jnp.asarray(lengths.users(DATA.user_rows))
-    fields = with_lengths(DATA)[0].layout.users(general.state["table"], rows)
+    campaign, lengths = DATA.campaign(13), DATA.lengthened()[1]
+    rows = jnp.asarray(lengths.users(DATA.user_rows[:]))
+    fields = DATA.lengthened()[0].layout.users(general.state["table"], rows)
     offset, factors = SolvedHead().offset_and_factors(general.state["network"], fields)
     own, labels = campaign.users, campaign.labels.astype(np.float32)
     head = solve_head(factors[own], offset[own], labels, np.ones_like(labels), num_steps=20)
@@ -62,7 +61,7 @@ def by_hand(general):
 @pytest.mark.slow
 def test_the_head_is_solved_on_all_examples_and_value_weights_around_it(general, by_hand):
     """Their penalty decides how far they go; rows and values are the model's adapted ones."""
-    campaign, users, (head, by_head) = DATA.campaign(13), DATA.user_rows, by_hand
+    campaign, users, (head, by_head) = DATA.campaign(13), DATA.user_rows[:], by_hand
     [model] = customise(general, DATA, [campaign])
     assert not general.state["network"]["head"].any()
     assert set(model.scorer.adapted.network) == {"head"}
@@ -73,7 +72,7 @@ def test_the_head_is_solved_on_all_examples_and_value_weights_around_it(general,
     assert not table[:, -1].any()
     np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
     lengths = model.scorer.lengths
-    features, _ = full_lists(with_lengths(DATA)[0].layout, lengths.users(users), len(table))
+    features, _ = full_lists(DATA.lengthened()[0].layout, lengths.users(users), len(table))
     # Rows 7 to 36 are tokens, of which a user has up to four: four of one would be a full list.
     filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
     own = np.zeros(len(table))

@@ -26,7 +26,7 @@ def test_a_list_counts_as_if_it_were_full():
 def test_weights_over_slots_are_what_pooling_adds_up():
     data = dataset()
     weights = np.random.default_rng(0).normal(size=data.num_rows)
-    found, num_slots = full_lists(data.layout, data.user_rows, data.num_rows)
+    found, num_slots = full_lists(data.layout, data.user_rows[:], data.num_rows)
     table = jnp.asarray((weights * num_slots)[:, None], jnp.float32)
-    pooled = data.layout.users(table, data.user_rows).dense()
+    pooled = data.layout.users(table, data.user_rows[:]).dense()
     np.testing.assert_allclose(found @ weights, pooled.sum(axis=(1, 2)), atol=1e-5)

@@ -24,8 +24,9 @@ from metaheac_jax.audience.held_out import (
 )
 from metaheac_jax.audience.retrieve import expand, find_campaigns, pool_mask
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import General

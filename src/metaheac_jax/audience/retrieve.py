@@ -27,8 +27,9 @@ from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
 from metaheac_jax.customising.score import Program, groups
 from metaheac_jax.data.batches import check_ids
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import inert_frame, whole_file
 from metaheac_jax.methods import customise

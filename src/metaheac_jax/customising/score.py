@@ -23,9 +23,9 @@ from jax import Array
 
 from metaheac_jax.backend import in_threads, jit, profile
 from metaheac_jax.data.batches import check_ids, check_slots
-from metaheac_jax.data.dataset import ComputedRows, UserRows
 from metaheac_jax.data.history import Hidden
 from metaheac_jax.data.list_lengths import Lengths
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.model import (
     AdaptedWeights,
     Scorer,
@@ -221,7 +221,7 @@ def without_hidden(scorer: Scorer, hidden: Hidden | None) -> Scorer:
     if isinstance(scorer, ProgramScorer):
         return HiddenScorer(scorer, hidden)
 
-    return lambda users: scorer(ComputedRows(users, hidden, users.shape[1]))
+    return lambda users: scorer(hidden(np.asarray(users)))
 
 
 def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | None]]:

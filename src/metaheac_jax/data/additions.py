@@ -13,12 +13,13 @@ import polars as pl
 
 from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.data.columns import encode
-from metaheac_jax.data.dataset import Dataset, SensitiveField, mapped
+from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import open_dataset, remove_unlisted, write_columns
 from metaheac_jax.data.table_file import Table, id_array
 from metaheac_jax.data.user_ids import UserIds, find_named
+from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
@@ -95,7 +96,7 @@ def _with_campaigns(data: Dataset, table: Table) -> tuple[Dataset, np.ndarray]:
     changed = replace(
         data,
         vocabulary=vocabulary,
-        user_rows=mapped(data.user_rows, lookup),
+        user_rows=data.user_rows.mapped(lookup),
         campaign_ids=every,
         campaign_rows=rows,
     )
@@ -165,7 +166,7 @@ def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Datas
         data,
         vocabulary=vocabulary,
         user_ids=data.user_ids[kept],
-        user_rows=lookup[user_rows],
+        user_rows=UserView(lookup[user_rows]),
         campaign_rows=lookup[data.campaign_rows],
         sensitive={name: _used(own, own.codes[kept]) for name, own in data.sensitive.items()},
     )

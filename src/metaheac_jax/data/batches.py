@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, plain_id
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids
 
@@ -148,7 +149,8 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
     own = None
     if dataset.schema.lists:
         own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
-    return _as_batch(dataset.rows_of(users, own), label, campaign, pad_to, dataset.num_rows)
+    rows = dataset.user_rows.of_examples(users, own)
+    return _as_batch(rows, label, campaign, pad_to, dataset.num_rows)
 
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
@@ -157,7 +159,7 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     own = (
         dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
     )
-    rows = dataset.rows_of(users, own)
+    rows = dataset.user_rows.of_examples(users, own)
     return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import full_lists
 

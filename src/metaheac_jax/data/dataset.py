@@ -8,21 +8,23 @@ and L slots of a sensitive field, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metaheac_jax.data.campaign import Campaign, Examples, draw_non_seeds, plain_id
+from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
+from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 
 if TYPE_CHECKING:
@@ -42,63 +44,6 @@ class SensitiveField:
     codes: np.ndarray
 
 
-class UserRows(Protocol):
-    """(U, S) table rows of users: an array, a memory map, or rows that are computed when read."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(U, S)."""
-
-    def __len__(self) -> int:
-        """U."""
-
-    def __getitem__(self, users: Any, /) -> np.ndarray:
-        """The rows of these users, by index array or slice."""
-
-
-class Example(NamedTuple):
-    """An index of users who are examples of campaigns: their histories lack that campaign.
-
-    Attributes:
-      users: (n,) indices.
-      campaign: index of the campaign, or (n,) one for each.
-    """
-
-    users: np.ndarray
-    campaign: int | np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class ComputedRows:
-    """Table rows of users, computed from other rows when they are read.
-
-    Attributes:
-      rows: (U, S') the other rows.
-      compute: maps rows of some users, (P, S'), to (P, S).
-      num_slots: S.
-    """
-
-    rows: UserRows
-    compute: Callable[[np.ndarray], np.ndarray]
-    num_slots: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(U, S)."""
-        return len(self.rows), self.num_slots
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, users: Any) -> np.ndarray:
-        return self.compute(np.asarray(self.rows[users]))
-
-
-def mapped(rows: UserRows, lookup: np.ndarray) -> ComputedRows:
-    """User rows in another table, to whose rows (R + 1,) int32 maps R rows and their pad id."""
-    return ComputedRows(rows, lookup.__getitem__, rows.shape[1])
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Everything known about a pool of users and a set of campaigns.
@@ -108,7 +53,7 @@ class Dataset:
       schema: the fields in use.
       vocabulary: the values of these fields.
       user_ids: (U,) int64 or UTF-8 bytes; they break ties in a ranking.
-      user_rows: (U, S) int32 table rows; unused slots have the pad id R.
+      user_rows: (U, S) int32 table rows; unused slots have the pad id R. An array becomes a view.
       campaign_ids: (C,) int64 or UTF-8 bytes, ascending.
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds for training and customising.
@@ -123,7 +68,7 @@ class Dataset:
     schema: Schema
     vocabulary: Vocabulary
     user_ids: np.ndarray
-    user_rows: UserRows
+    user_rows: UserView
     campaign_ids: np.ndarray
     campaign_rows: np.ndarray
     stage1: Examples
@@ -132,6 +77,10 @@ class Dataset:
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     digest: str | None = None
     folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.user_rows, UserView):
+            object.__setattr__(self, "user_rows", UserView(self.user_rows))
 
     @property
     def where(self) -> str:
@@ -163,15 +112,6 @@ class Dataset:
         """All examples: those of each stage, and those that are left out."""
         stages = {"stage1": self.stage1, "stage2": self.stage2}
         return stages if self.left_out is None else {**stages, "left_out": self.left_out}
-
-    def rows_of(self, users: np.ndarray, campaign: int | np.ndarray | None) -> np.ndarray:
-        """Reads the table rows of users who are examples of a campaign, by index, or of one each.
-
-        So their histories lack it. None is a campaign that is not in the data.
-        """
-        if campaign is None or not self.schema.lists:
-            return self.user_rows[users]
-        return self.user_rows[Example(users, campaign)]
 
     def campaign(self, index: int, *, seed: int = 0, pool: np.ndarray | None = None) -> Campaign:
         """Makes a campaign with its stage-1 examples, on which a model is customised.
@@ -241,12 +181,10 @@ class Dataset:
         Otherwise whether a user was ever shown a campaign would tell the seeds. Of the seeds'
         examples, ``known`` is of the campaign itself.
         """
-        rows = self.user_rows
-        while isinstance(rows, ComputedRows):
-            rows = rows.rows
-        counts = getattr(rows, "num_campaigns", None)  # of `data.history.HistoryRows`
-        if counts is None:
+        history = self.user_rows.history
+        if history is None:
             return draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=pool)
+        counts = history.num_campaigns
         has, able = counts > 0, np.ones(self.num_users, bool) if pool is None else pool
         fraction = np.mean(counts[seeds] > known)
         parts = [
@@ -322,9 +260,40 @@ class Dataset:
         return replace(
             self,
             vocabulary=vocabulary,
-            user_rows=mapped(self.user_rows, lookup),
+            user_rows=self.user_rows.mapped(lookup),
             campaign_rows=lookup[self.campaign_rows],
         )
+
+    def limited(self, campaigns: np.ndarray) -> Dataset:
+        """Keeps only some campaigns, (C,) bool, in histories; the same object without any."""
+        if self.user_rows.history is None:
+            return self
+        history = replace(self.user_rows.history, counted=campaigns)
+        return replace(self, user_rows=replace(self.user_rows, history=history))
+
+    def lengthened(self) -> tuple[Dataset, Lengths]:
+        """Adds the length of each list as a user field.
+
+        Returns:
+          The data, and what adds lengths to other users; see `list_lengths`.
+        """
+        schema, sizes, values = self.schema, self.vocabulary.sizes, self.vocabulary.values
+        fields = len(schema.user)
+        lengths = Lengths(schema, self.num_rows, sum(sizes[:fields]))
+        names = [field.name for field in schema.fields]
+        for _, own in lengths.many:
+            names.append(f"{own.name}_length")
+            while names[-1] in names[:-1]:
+                names[-1] += "_"
+        added = tuple(map(Field, names[len(schema.fields) :]))
+        longer = replace(
+            self,
+            schema=replace(schema, user=schema.user + added),
+            vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
+            user_rows=replace(self.user_rows, lengths=lengths),
+            campaign_rows=lengths.campaigns(self.campaign_rows),
+        )
+        return longer, lengths
 
     def campaigns_among(self, ids: Collection[int | str]) -> np.ndarray:
         """Tells, as (C,) bool, whether the id of each campaign is one of these.

@@ -31,6 +31,7 @@ from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
 from metaheac_jax.data.table_file import ENDINGS, Table, id_array, is_table
 from metaheac_jax.data.user_ids import UserIds, find_named
+from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.progress import Progress, silent
@@ -141,7 +142,7 @@ def prepare(
             schema=schema.of_models,
             vocabulary=vocabulary,
             user_ids=user_ids,
-            user_rows=rows["user_rows"],
+            user_rows=UserView(rows["user_rows"]),
             campaign_ids=campaign_ids,
             campaign_rows=encode(cells, schema.campaign, vocabulary, first, schema.missing),
             stage1=stages[0],

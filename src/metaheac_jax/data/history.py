@@ -5,10 +5,10 @@ once. A *list* is a field of campaign ids, followed by fields with the attribute
 campaigns in the same slots. A user's campaigns, up to the number of slots, are chosen and placed
 without regard to labels.
 
-An example's own campaign is in no list of its user, see `data.dataset.Example`. Nor is a campaign
-that a model was not trained on, see `limited` and `Hidden`. So whether a slot is empty tells
-nothing of the example's label, and labels of held-out and of new campaigns are in no input. A field
-that the user table has may be such a list, too (`Field.history`).
+An example's own campaign is in no list of its user, see `UserView.of_examples`. Nor is a campaign
+that a model was not trained on, see `Dataset.limited` and `Hidden`. So whether a slot is empty
+tells nothing of the example's label, and labels of held-out and of new campaigns are in no input. A
+field that the user table has may be such a list, too (`Field.history`).
 
 Axes: U users, C campaigns, S slots of a user, H slots of a list, F fields of a list, E examples by
 user, n users that are read, R table rows.
@@ -16,82 +16,19 @@ user, n users that are read, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, plain_id
-from metaheac_jax.data.dataset import ComputedRows, Dataset, Example, UserRows, mapped
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.views import History
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 NAMES = {"converted": 1, "not_converted": 0}  # the lists that are computed, and their label
 #: An attribute is in the lists if it has so few values that this many campaigns share each.
 _CAMPAIGNS_PER_VALUE = 4
-
-
-@dataclass(frozen=True, eq=False)
-class HistoryRows:
-    """User rows with histories, computed for the users that are read; an `Example` may index them.
-
-    Attributes:
-      rows: (U, ...) rows without the lists that are computed; pad ids are those of other rows.
-      pad: R.
-      counted: (C,) bool, the campaigns that are in lists.
-      slots: H.
-      offsets: (U + 1,) where the examples of each user begin.
-      campaign, label: (E,) of the examples, by user.
-      values: per list that is computed, its label, and (C, F) table rows of each campaign.
-      given: per list that the rows have, its slots, and (C,) the table row of each campaign.
-    """
-
-    rows: UserRows
-    pad: int
-    counted: np.ndarray
-    slots: int
-    offsets: np.ndarray
-    campaign: np.ndarray
-    label: np.ndarray
-    values: Sequence[tuple[int, np.ndarray]]
-    given: Sequence[tuple[slice, np.ndarray]]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(U, S)."""
-        added = sum(self.slots * of.shape[1] for _, of in self.values)
-        return len(self.rows), self.rows.shape[1] + added
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        users, own = key if isinstance(key, Example) else (key, np.array(-1))
-        own = np.asarray(own)[..., None]  # of all users, or of each
-        rows = np.array(self.rows[users])
-        for slots, of in self.given:
-            uncounted = np.append(of[~self.counted], self.pad)
-            masked = np.where(own < 0, self.pad, of[own])
-            gone = np.isin(rows[:, slots], uncounted) | (rows[:, slots] == masked)
-            rows[:, slots][gone] = self.pad
-        if not self.values:
-            return rows
-        number = np.arange(len(self))[users]
-        place = self.offsets[number][:, None] + np.arange(self.slots)
-        there = place < self.offsets[number + 1][:, None]
-        place[~there] = 0
-        campaign, label = self.campaign[place], self.label[place]
-        there &= self.counted[campaign] & (campaign != own)
-        parts = [rows]
-        for kind, of in self.values:
-            found = np.where((there & (label == kind))[..., None], of[campaign], self.pad)
-            parts.append(found.transpose(0, 2, 1).reshape(len(rows), -1))
-        return np.concatenate(parts, axis=1)
-
-    @property
-    def num_campaigns(self) -> np.ndarray:
-        """(U,) number of campaigns that each user is an example of."""
-        return np.diff(self.offsets)
 
 
 def with_histories(data: Dataset) -> Dataset:
@@ -143,8 +80,7 @@ def with_histories(data: Dataset) -> Dataset:
     turn = np.random.Generator(np.random.Philox(0)).permutation(len(ids))[campaigns]
     order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), users))
     counts = np.bincount(users, minlength=data.num_users)
-    history = HistoryRows(
-        mapped(data.user_rows, rows),
+    history = History(
         pad,
         np.ones(len(ids), bool),
         slots,
@@ -158,20 +94,10 @@ def with_histories(data: Dataset) -> Dataset:
             if own.history
         ],
     )
+    view = replace(data.user_rows.mapped(rows), history=history)
     return replace(
-        data, schema=schema, vocabulary=vocabulary, user_rows=history, campaign_rows=own_rows
+        data, schema=schema, vocabulary=vocabulary, user_rows=view, campaign_rows=own_rows
     )
-
-
-def limited(data: Dataset, campaigns: np.ndarray) -> Dataset:
-    """The data with only these campaigns, (C,) bool, in histories; the same object without any."""
-
-    def of(rows: UserRows) -> UserRows:
-        if isinstance(rows, ComputedRows):
-            return replace(rows, rows=of(rows.rows))
-        return replace(rows, counted=campaigns) if isinstance(rows, HistoryRows) else rows
-
-    return replace(data, user_rows=of(data.user_rows)) if data.schema.lists else data
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,14 +8,13 @@ Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.dataset import ComputedRows, Dataset, UserRows
-from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.schema import Field, Schema
 
 _CLASSES = 12  # maximum number of length classes, besides the empty list
 
@@ -62,10 +61,6 @@ class Lengths:
             lengths.append(array.asarray(row_of)[length][:, None])
         return array.concatenate([self._moved(users), *lengths], axis=1).astype(np.int32)
 
-    def rows(self, users: UserRows) -> UserRows:
-        """The same for user rows; only rows that are read are computed."""
-        return ComputedRows(users, self.users, users.shape[1] + len(self.many))
-
     def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
         """(..., N) table rows of campaigns -> their rows in the table with the lengths."""
         return self._moved(campaigns).astype(np.int32)
@@ -83,28 +78,3 @@ class Lengths:
     def _moved(self, ids: Any) -> Any:
         added = sum(map(len, self.vocabularies))
         return ids.__array_namespace__().where(ids < self.num_user_rows, ids, ids + added)
-
-
-def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
-    """The dataset with a length field per list, and the `Lengths` that adds them to other users.
-
-    The new ``user_rows`` are computed when they are read.
-    """
-    schema, sizes = dataset.schema, dataset.vocabulary.sizes
-    fields = len(schema.user)
-    lengths = Lengths(schema, dataset.num_rows, sum(sizes[:fields]))
-    names = [field.name for field in schema.fields]
-    for _, field in lengths.many:
-        names.append(f"{field.name}_length")
-        while names[-1] in names[:-1]:
-            names[-1] += "_"
-    added = tuple(map(Field, names[len(schema.fields) :]))
-    values = dataset.vocabulary.values
-    new = replace(
-        dataset,
-        schema=replace(schema, user=schema.user + added),
-        vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
-        user_rows=lengths.rows(dataset.user_rows),
-        campaign_rows=lengths.campaigns(dataset.campaign_rows),
-    )
-    return new, lengths

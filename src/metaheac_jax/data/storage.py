@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.data.campaign import Examples
-from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
+from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.history import with_histories
+from metaheac_jax.data.views import UserRows, UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import fsync
 from metaheac_jax.progress import Progress, silent
@@ -173,11 +174,11 @@ def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
         return Examples(**{name: load(f"{stage}_{name}") for name in names})
 
     vocabulary = Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields))
-    user_rows: UserRows = load("user_rows")
+    user_rows = UserView(load("user_rows"))
     if manifest["pad"] != vocabulary.num_rows:
         lookup = np.arange(manifest["pad"] + 1, dtype=np.int32)
         lookup[-1] = vocabulary.num_rows
-        user_rows = mapped(user_rows, lookup)
+        user_rows = user_rows.mapped(lookup)
     return Dataset(
         name=manifest["name"],
         schema=schema,

@@ -15,7 +15,7 @@ from metaheac_jax.customising.score import without_hidden
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.history import Hidden, limited
+from metaheac_jax.data.history import Hidden
 from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out_campaigns import (
@@ -115,7 +115,7 @@ def fit(
     counted = data.campaigns_among([*before, *_ids(data, chosen)])
     counted[held] = False
     offline = Offline(
-        limited(data, counted),
+        data.limited(counted),
         chosen,
         seed,
         start=start,
@@ -284,7 +284,7 @@ def customise(
         lookup = general.vocabulary.rows_of(data.vocabulary)
         own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
     counted = known.campaigns_among(general.campaigns)
-    known = limited(known, counted)
+    known = known.limited(counted)
     stage = method.customise if online else method.general_scorers
     scorers = stage(Online(known, seed, progress), on_device(general.state), own)
     hidden = [Hidden.of(known, counted, campaign) for campaign in own]

@@ -250,7 +250,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             kept = np.arange(*stage.offsets[c : c + 2])
             if len(kept) > _MAX_EXAMPLES:
                 kept = np.sort(generator(run.seed, c).permutation(kept)[:_MAX_EXAMPLES])
-            users = dataset.rows_of(stage.user[kept], c)
+            users = dataset.user_rows.of_examples(stage.user[kept], c)
             known = factors_of(network, dataset.layout, params, device_table, users)
             campaigns.append(Examples(features(known), stage.label[kept]))
             num_factors = known.shape[1]

@@ -17,7 +17,6 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.errors import Diverged, InputError, about
 from metaheac_jax.methods.config import Config, GradientConfig, NetworkConfig
 from metaheac_jax.model import AdaptedWeights, General, Judgement, Scorer, State, Weights
@@ -65,7 +64,7 @@ class Offline:
 
     def lengthened(self, wanted: bool) -> Offline:
         """Adds list lengths to the data as user fields, if they are wanted."""
-        return replace(self, dataset=with_lengths(self.dataset)[0]) if wanted else self
+        return replace(self, dataset=self.dataset.lengthened()[0]) if wanted else self
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,11 @@ class Online:
       dataset: users and examples.
       seed: random seed of orders and of examples that are held out.
       progress: receives the progress.
-      lengths: adds list lengths to users, as the dataset has them; None if it has none.
     """
 
     dataset: Dataset
     seed: int
     progress: Progress = silent
-    lengths: Lengths | None = None
 
     def lengthened(
         self, wanted: bool, campaigns: Sequence[Campaign]
@@ -90,9 +87,9 @@ class Online:
         """Adds list lengths to the data and to campaigns as user fields, if they are wanted."""
         if not wanted:
             return self, campaigns
-        dataset, lengths = with_lengths(self.dataset)
+        dataset, lengths = self.dataset.lengthened()
         moved = [replace(own, rows=lengths.campaigns(own.rows)) for own in campaigns]
-        return replace(self, dataset=dataset, lengths=lengths), moved
+        return replace(self, dataset=dataset), moved
 
 
 class Trained(NamedTuple):
@@ -247,7 +244,8 @@ class NetworkMethod(GradientMethod[NetworkConfigT]):
         online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
         given = self.network, online.dataset.layout, Weights(**state)
         adapted = AdaptedWeights({}, np.empty(0, np.int32), given[2].table[:0])
-        return [AdaptedScorer(*given, adapted, own.rows, online.lengths) for own in campaigns]
+        lengths = online.dataset.user_rows.lengths
+        return [AdaptedScorer(*given, adapted, own.rows, lengths) for own in campaigns]
 
 
 def adapt_each(
@@ -264,12 +262,12 @@ def adapt_each(
       Diverged: an adapted parameter of the network is not finite.
     """
     dataset, models = online.dataset, list[AdaptedScorer]()
-    given = network, dataset.layout, weights
+    given, lengths = (network, dataset.layout, weights), dataset.user_rows.lengths
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(dataset, campaign)
         adapted = adapt(examples)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
             raise Diverged(f"{campaign.name}: the adapted weights are not finite")
-        models.append(kind(*given, adapted, campaign.rows, online.lengths))
+        models.append(kind(*given, adapted, campaign.rows, lengths))
         online.progress("customise", number + 1, len(campaigns))
     return models

@@ -87,8 +87,9 @@ def fine_tune(
         names=[campaign.name for campaign in campaigns],
         progress=online.progress,
     )
+    lengths = online.dataset.user_rows.lengths
     return [
-        AdaptedScorer(network, layout, weights, own, campaign.rows, online.lengths)
+        AdaptedScorer(network, layout, weights, own, campaign.rows, lengths)
         for campaign, own in zip(campaigns, adapted, strict=True)
     ]
 

@@ -23,8 +23,9 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.backend import jit
 from metaheac_jax.customising.score import PROGRAMS_KEPT, over_users
 from metaheac_jax.data.coordinates import campaign_coordinates, value_coordinates
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.history import NAMES
+from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.model import State
 from metaheac_jax.table.layout import Layout

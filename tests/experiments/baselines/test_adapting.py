@@ -17,7 +17,6 @@ from experiments.baselines.adapting import (
     Reptile,
     TenSteps,
 )
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import (
     OFFICIAL,
     PAPER,
@@ -56,7 +55,7 @@ NETWORK = MLP((8, 4))  # the inner step is the same for every network
 
 @pytest.fixture(scope="module")
 def run():
-    data = with_lengths(dataset(users=300, campaigns=6, per_campaign=40))[0]
+    data = dataset(users=300, campaigns=6, per_campaign=40).lengthened()[0]
     return Offline(data, np.arange(6), seed=0)
 
 

@@ -59,7 +59,7 @@ class Remembering(Method):
 
     def customise(self, online, state, campaigns):
         def scorer(campaign):
-            known = {row.tobytes() for row in online.dataset.rows_of(campaign.users, None)}
+            known = {row.tobytes() for row in online.dataset.user_rows[campaign.users]}
             trained = online.dataset.index_of(campaign.id) in state["trained"]
             return lambda users: np.array(
                 [row[0] + 1e6 * (trained or row.tobytes() in known) for row in users]

@@ -22,7 +22,6 @@ from toy_movielens import (
 )
 
 from experiments.sources.movielens import build_movielens, like_rate, movielens_users
-from metaheac_jax.data.history import limited
 from metaheac_jax.errors import InputError
 
 
@@ -249,7 +248,7 @@ def test_the_librarys_histories_have_likes_and_the_rest_without_the_own_movie(tm
     dataset, split = build_toy(tmp_path, ratings, history=MOVIES)
     assert dataset.num_users == USERS
     assert movies_of(dataset) == movies_of(build_toy(tmp_path, ratings)[0])
-    trained = limited(dataset, np.isin(np.arange(dataset.num_campaigns), split.train))
+    trained = dataset.limited(np.isin(np.arange(dataset.num_campaigns), split.train))
     train = set(movies_of(dataset, split.train))
     for (movie, user), (label, view) in examples(dataset, "stage1").items():
         campaign = movies_of(dataset).index(movie)
