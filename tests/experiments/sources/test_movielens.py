@@ -252,7 +252,7 @@ def test_the_librarys_histories_have_likes_and_the_rest_without_the_own_movie(tm
     train = set(movies_of(dataset, split.train))
     for (movie, user), (label, view) in examples(dataset, "stage1").items():
         campaign = movies_of(dataset).index(movie)
-        [rows] = trained.rows_of(np.array([view]), campaign)
+        [rows] = trained.user_rows.of_examples(np.array([view]), campaign)
         shown = features(dataset, rows)
         for name, is_like in (("converted", True), ("not_converted", False)):
             own = {m for m in train if (ratings.get((user, m), 0) >= 4) == is_like}
