@@ -5,6 +5,7 @@ import builtins
 import graphlib
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import metaheac_jax
@@ -125,3 +126,10 @@ def test_public_docstrings_begin_with_a_verb():
                     first[f"{name}: {inner}"] = (function.__doc__ or "").partition(" ")[0]
     assert len(first) > 50
     assert [own for own in first.items() if not re.fullmatch("[A-Z][a-z]+s,?|See", own[1])] == []
+
+
+def test_the_release_has_one_version():
+    """In the package's metadata, the citation and the changelog."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"# Changelog\n\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
