@@ -27,7 +27,7 @@ from experiments.comparison.run import forget_compiled
 from experiments.comparison.tables import Table
 from experiments.sources.simulated import World, open_world
 from experiments.sources.splits import paper_split
-from metaheac_jax.audience.evaluation import evaluate, pool_rows
+from metaheac_jax.audience.evaluating import evaluate, pool_rows
 from metaheac_jax.cli import terminal
 from metaheac_jax.customising.customiser import AdaptingSteps, localise, minibatches
 from metaheac_jax.customising.score import AdaptedScorer

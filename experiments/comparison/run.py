@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments.comparison.origin import provenance
-from metaheac_jax.audience.evaluation import judge_all, pool_rows
+from metaheac_jax.audience.evaluating import judge_all, pool_rows
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.errors import Diverged, InputError
@@ -137,7 +137,7 @@ def run_method(
     """Trains a method and judges it on the test campaigns.
 
     Returns:
-      Its result (see `evaluation.judge_all`) with ``seconds`` by stage, and the campaigns' AUC
+      Its result (see `evaluating.judge_all`) with ``seconds`` by stage, and the campaigns' AUC
       before customising, if the general model can score.
 
     Raises:

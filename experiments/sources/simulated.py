@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaheac_jax.data import from_tables
+from metaheac_jax.data import preparing
 from metaheac_jax.data.campaign import Examples as Stage
 from metaheac_jax.data.dataset import Dataset, Split
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
@@ -85,7 +85,7 @@ def prepare(
     folder: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
 ) -> Dataset:
     """Turns tables with the columns of a schema into a dataset on disk."""
-    return from_tables.prepare(folder, target, schema=schema, progress=progress)
+    return preparing.prepare(folder, target, schema=schema, progress=progress)
 
 
 def open_world(

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaheac_jax import methods as methods
-    from metaheac_jax.audience.evaluation import evaluate as evaluate
-    from metaheac_jax.audience.explanation import explain as explain
-    from metaheac_jax.audience.retrieve import expand as expand
+    from metaheac_jax.audience.evaluating import evaluate as evaluate
+    from metaheac_jax.audience.expanding import expand as expand
+    from metaheac_jax.audience.explaining import explain as explain
     from metaheac_jax.backend import check_backend as check_backend
     from metaheac_jax.data.campaign import Campaign as Campaign
     from metaheac_jax.data.dataset import Dataset as Dataset
-    from metaheac_jax.data.from_tables import prepare as prepare
+    from metaheac_jax.data.preparing import prepare as prepare
     from metaheac_jax.data.storage import open_dataset as open_dataset
     from metaheac_jax.engines.exporting import export_scorer as export_scorer
     from metaheac_jax.errors import BackendError as BackendError
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 #: The module of each name.
 _MODULES = {
-    "audience.evaluation": ("evaluate",),
-    "audience.explanation": ("explain",),
-    "audience.retrieve": ("expand",),
+    "audience.evaluating": ("evaluate",),
+    "audience.explaining": ("explain",),
+    "audience.expanding": ("expand",),
     "backend": ("check_backend",),
     "data.campaign": ("Campaign",),
     "data.dataset": ("Dataset",),
-    "data.from_tables": ("prepare",),
+    "data.preparing": ("prepare",),
     "data.storage": ("open_dataset",),
     "engines.exporting": ("export_scorer",),
     "errors": ("BackendError", "Busy", "Diverged", "InputError"),

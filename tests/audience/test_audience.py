@@ -6,7 +6,7 @@ import gzip
 import polars as pl
 import pytest
 
-from metaheac_jax.audience.retrieve import write_frame
+from metaheac_jax.audience.expanding import write_frame
 
 SCORES = pl.Series([1 / 3, 1e-9, -2.5], dtype=pl.Float32)
 

@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from toy import dataset
 
 from metaheac_jax.audience import held_out
+from metaheac_jax.audience.expanding import expand
 from metaheac_jax.audience.held_out import cross_fit, size_curve, wilson_estimate
-from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fit
 

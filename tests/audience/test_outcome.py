@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.audience.evaluation import audience_outcome
-from metaheac_jax.audience.retrieve import write_frame
+from metaheac_jax.audience.evaluating import audience_outcome
+from metaheac_jax.audience.expanding import write_frame
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.errors import InputError
 

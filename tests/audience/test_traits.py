@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.audience import explanation
-from metaheac_jax.audience.explanation import audience_traits, sensitive_traits
+from metaheac_jax.audience import explaining
+from metaheac_jax.audience.explaining import audience_traits, sensitive_traits
 from metaheac_jax.data.dataset import SensitiveField
 from metaheac_jax.schema import Schema
 
@@ -41,8 +41,8 @@ ALL = mask(slice(None))
 
 
 def test_equal_to_a_plain_count(monkeypatch):
-    monkeypatch.setattr(explanation, "_BLOCK", 7)
-    monkeypatch.setattr(explanation, "MIN_CELL", 1)
+    monkeypatch.setattr(explaining, "_BLOCK", 7)
+    monkeypatch.setattr(explaining, "MIN_CELL", 1)
     audience, pool = mask(slice(40, 160)), ~mask(slice(200, 250))
     found = audience_traits(DATA, audience, pool)
     a, p = (plain(DATA.user_ids[group]) for group in (audience, pool))
@@ -56,7 +56,7 @@ def test_equal_to_a_plain_count(monkeypatch):
 
 
 def test_small_cells_are_left_out(monkeypatch):
-    monkeypatch.setattr(explanation, "MIN_CELL", 30)
+    monkeypatch.setattr(explaining, "MIN_CELL", 30)
     audience, counts = mask(slice(100)), plain(DATA.user_ids[:100])
     found = audience_traits(DATA, audience, ALL)
     assert {(t.field, t.value) for t in found} == {k for k, n in counts.items() if n >= 30}
@@ -85,8 +85,8 @@ def sensitive(codes, values=("men", "women"), name="sex"):
 
 
 def test_sensitive_traits_are_a_plain_count(monkeypatch):
-    monkeypatch.setattr(explanation, "_BLOCK", 7)
-    monkeypatch.setattr(explanation, "MIN_CELL", 1)
+    monkeypatch.setattr(explaining, "_BLOCK", 7)
+    monkeypatch.setattr(explaining, "MIN_CELL", 1)
     codes = np.random.default_rng(0).integers(0, 4, (300, 2))  # 3: an empty slot
     data, pool, members = (
         sensitive(codes, ("a", "b", "c")),

@@ -8,7 +8,7 @@ import pytest
 from commands import contents, exit_code, interrupt_after, succeeds, tiny_settings
 
 import metaheac_jax as mh
-from metaheac_jax.audience.evaluation import group_means
+from metaheac_jax.audience.evaluating import group_means
 from metaheac_jax.cli.fit import leak_notes
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset

@@ -9,7 +9,7 @@ from toy import dataset
 
 import metaheac_jax as mh
 from experiments.online_steps import judge, means, shape_of
-from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.audience.evaluating import pool_rows
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc

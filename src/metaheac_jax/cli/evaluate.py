@@ -34,7 +34,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.evaluation import (
+    from metaheac_jax.audience.evaluating import (
         audience_outcome,
         evaluate,
         group_differences,

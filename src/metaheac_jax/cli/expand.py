@@ -57,7 +57,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.retrieve import (
+    from metaheac_jax.audience.expanding import (
         check_size,
         expand,
         find_campaigns,

@@ -34,7 +34,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.explanation import explain
+    from metaheac_jax.audience.explaining import explain
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.files import write_json, write_text
     from metaheac_jax.model import load

@@ -32,7 +32,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.retrieve import find_campaigns
+    from metaheac_jax.audience.expanding import find_campaigns
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.engines.export_files import MANIFEST
     from metaheac_jax.engines.exporting import PLATFORMS, export_scorer

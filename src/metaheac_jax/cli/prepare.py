@@ -36,7 +36,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.data.from_tables import prepare
+    from metaheac_jax.data.preparing import prepare
     from metaheac_jax.data.storage import MANIFEST
     from metaheac_jax.data.table_file import is_url
     from metaheac_jax.files import locked

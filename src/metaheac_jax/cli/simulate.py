@@ -73,7 +73,7 @@ def _simulate(options: Options) -> None:
 
 
 def _show(options: Options, audience: Path, out: Path) -> None:
-    from metaheac_jax.audience.retrieve import write_frame
+    from metaheac_jax.audience.expanding import write_frame
     from metaheac_jax.data.simulation.truth import show
     from metaheac_jax.data.table_file import ENDINGS
 

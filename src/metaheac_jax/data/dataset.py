@@ -364,7 +364,7 @@ class Dataset:
     ) -> Dataset:
         """Adds rows of campaigns and of examples to the folder of the data, all or none.
 
-        The rows are as for `from_tables.prepare`. A row given again replaces the earlier one: that
+        The rows are as for `preparing.prepare`. A row given again replaces the earlier one: that
         of a campaign its attributes, that of a campaign and a user the label, stage and audience.
         So the same rows twice are the same data. Users are neither read nor written again, unless
         some are to be forgotten.
@@ -378,9 +378,9 @@ class Dataset:
           The new data. This object stays as it was.
 
         Raises:
-          InputError: the data is in no folder, or as `from_tables.prepare`.
+          InputError: the data is in no folder, or as `preparing.prepare`.
         """
-        from metaheac_jax.data.additions import add  # it imports polars, which would slow a start
+        from metaheac_jax.data.adding import add  # it imports polars, which would slow a start
 
         return add(self, campaigns, examples, exclude=exclude, progress=progress)
 

@@ -8,7 +8,7 @@ from writers import release
 
 from experiments.sources.simulated import World, make_once, open_world, oracle, seeds_only_oracle
 from experiments.sources.splits import paper_split
-from metaheac_jax.audience.evaluation import judge_all
+from metaheac_jax.audience.evaluating import judge_all
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
+from metaheac_jax.data.preparing import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import open_dataset, remove_unlisted, write_columns
 from metaheac_jax.data.table_file import Table, id_array

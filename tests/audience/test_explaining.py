@@ -9,9 +9,9 @@ import pytest
 from fixed_scores import campaign_of, fixed
 from toy import dataset
 
-from metaheac_jax.audience.explanation import explain
+from metaheac_jax.audience.expanding import expand
+from metaheac_jax.audience.explaining import explain
 from metaheac_jax.audience.held_out import PERCENTS, cross_fit, field_importance
-from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data.dataset import SensitiveField
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Vocabulary

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tables_world import SCHEMA, world, write
 from toy import check_data, write_dataset
 
-from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.expanding import expand
 from metaheac_jax.data import storage
-from metaheac_jax.data.from_tables import prepare
+from metaheac_jax.data.preparing import prepare
 from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import Busy, InputError
 from metaheac_jax.files import locked

@@ -16,7 +16,7 @@ from toy import check_data, digest_of
 
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.columns import bucket_edges, infer_schema
-from metaheac_jax.data.from_tables import prepare
+from metaheac_jax.data.preparing import prepare
 from metaheac_jax.data.table_file import Table, read_ids
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import inert_frame

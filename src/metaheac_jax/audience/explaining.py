@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.audience.expanding import expand, find_campaigns, pool_mask
 from metaheac_jax.audience.held_out import (
     MIN_SEEDS,
     PERCENTS,
@@ -22,7 +23,6 @@ from metaheac_jax.audience.held_out import (
     field_importance,
     size_curve,
 )
-from metaheac_jax.audience.retrieve import expand, find_campaigns, pool_mask
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
@@ -166,16 +166,16 @@ def explain(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Explanation:
-    """Explains the audience that `retrieve.expand` returns for the same arguments.
+    """Explains the audience that `expanding.expand` returns for the same arguments.
 
     It customises and scores `FOLDS` times more, for the curve of sizes.
 
     Args:
-      general, data, campaign, pool, seed: as in `retrieve.expand`.
+      general, data, campaign, pool, seed: as in `expanding.expand`.
       size: number of users; by default `DEFAULT_PERCENT` of the candidates.
 
     Raises:
-      InputError: as in `retrieve.expand`, or nobody is left for the audience.
+      InputError: as in `expanding.expand`, or nobody is left for the audience.
       Diverged: weights or scores are not finite.
     """
     able = pool_mask(data, pool)

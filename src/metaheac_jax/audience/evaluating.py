@@ -1,7 +1,7 @@
 """Quality of audiences: for campaigns that a model does not know, and once users have answered.
 
-A campaign is customised as `retrieve.expand` does it. Its users of stage 2, of whom it is known who
-converted, are its pool (paper section 4.1).
+A campaign is customised as `expanding.expand` does it. Its users of stage 2, of whom it is known
+who converted, are its pool (paper section 4.1).
 
 Axes: P users of a campaign's pool, S slots of a user.
 """
@@ -140,7 +140,7 @@ def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFra
     These rows have ``audience`` 1. Every campaign's audience is divided separately.
 
     Args:
-      audience: a table campaign_id, user_id and rank, as `retrieve.expand` returns.
+      audience: a table campaign_id, user_id and rank, as `expanding.expand` returns.
       data: the data with these rows.
 
     Returns:

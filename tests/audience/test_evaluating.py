@@ -10,13 +10,13 @@ from fixed_scores import fixed, tokens
 from judged_world import split_of, world
 from toy import dataset
 
-from metaheac_jax.audience.evaluation import (
+from metaheac_jax.audience.evaluating import (
     evaluate,
     group_differences,
     group_means,
     judge_all,
 )
-from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.expanding import expand
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise, fit
 from metaheac_jax.ranking import auc
