@@ -23,6 +23,7 @@ from experiments.comparison.origin import command_of, provenance
 from experiments.comparison.tables import Table
 from experiments.live_week import mean_lifts
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.adding import add
 from metaheac_jax.data.simulation.truth import show, true_probability
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.files import write_json
@@ -85,7 +86,7 @@ def conversions(method: Method, world: Path, progress: Progress) -> list[dict[st
         data = mh.prepare(world, Path(folder) / "data", progress=progress)
         general = mh.fit(data, method, seed=SEED, progress=progress)
         new = world / "new"
-        data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+        data = add(data, campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         ids = pl.read_csv(new / "campaigns.csv")["campaign_id"].to_list()
         first = mh.expand(general, data, ids, size=SIZE, progress=progress)
 
@@ -101,7 +102,7 @@ def conversions(method: Method, world: Path, progress: Progress) -> list[dict[st
 
         without = second()
         shown = first.select("campaign_id", "user_id")
-        data = data.add(examples=show(world, shown, seed=SEED))
+        data = add(data, examples=show(world, shown, seed=SEED))
         audiences = {"first": first, "without": without, "with": second()}
         return [
             {"campaign": campaign}

@@ -42,6 +42,7 @@ from experiments.comparison.tables import Table
 from experiments.sources.simulated import World, open_world
 from experiments.sources.splits import paper_split
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.adding import add
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD
 from metaheac_jax.data.simulation.truth import read_truth, show
@@ -265,7 +266,7 @@ def run_arm(
             told("expand", place + 1, len(split.test))
         answers = show(world, pl.concat(shown), seed=DAYS * week.seed + day)
         counts += len(answers), int(answers["label"].sum())
-        data = data.add(examples=answers)
+        data = add(data, examples=answers)
         forget_compiled()
     shutil.rmtree(own)
     return counts.tolist()

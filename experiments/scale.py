@@ -27,6 +27,7 @@ import polars as pl
 
 import metaheac_jax as mh
 from metaheac_jax.backend import environment, num_cores
+from metaheac_jax.data.adding import add
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.methods import configured
 
@@ -78,7 +79,7 @@ def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
         write_world(world, users=WORLD_USERS, min_pool_examples=300, new_campaigns=1)
         data = mh.prepare(world, folder / "data")
         new = world / "new"
-        data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+        data = add(data, campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         settings = {"offline_epochs": 1, "offline_patience": None}
         mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
         general = mh.load(folder / "model")
@@ -140,7 +141,7 @@ def by_library(folder: Path, size: int) -> dict[str, Any]:
     new = folder / "world" / "new"
     start = time.monotonic()
     many = mh.prepare(folder / "all", folder / "prepared", schema=data.schema)
-    many = many.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+    many = add(many, campaigns=new / "campaigns.csv", examples=new / "examples.csv")
     prepared = time.monotonic()
     audience = mh.expand(general, many, campaign, size=size)
     result = _measured(prepared, many.num_users)

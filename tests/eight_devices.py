@@ -27,7 +27,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import Training, train
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.meta_step import build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import Placement, device_mesh
 from metaheac_jax.training.step import RowStep, build_row_step
 

@@ -30,7 +30,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
-from metaheac_jax.training.meta import MetaGradient, MetaInfo, build_meta_gradient
+from metaheac_jax.training.meta_step import MetaGradient, MetaInfo, build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
 _PAPER = MetaHeacConfig(list_lengths=True)

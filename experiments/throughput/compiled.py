@@ -42,7 +42,7 @@ from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import NARROW, row_major, rows_of, select_rows
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.sharding import BY_ITEM, EVERYWHERE, Placement, mesh_of
 from metaheac_jax.training.step import RowState, build_row_step, plain_gradient
 

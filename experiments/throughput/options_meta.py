@@ -25,7 +25,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.errors import check_whole
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import inner_update
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 
 TURN_STEPS = 3
 

@@ -103,7 +103,7 @@ def ours(size: Size, inner_steps: int) -> Step:
     import jax.numpy as jnp
     import optax
 
-    from metaheac_jax.training.meta import build_meta_step
+    from metaheac_jax.training.meta_step import build_meta_step
 
     init, step = build_meta_step(
         jax_loss,

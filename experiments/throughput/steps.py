@@ -24,7 +24,7 @@ from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.meta_step import build_meta_gradient, build_meta_step
 from metaheac_jax.training.step import build_row_step
 
 NETWORK = MetaHeac(num_experts=OFFICIAL.num_experts, num_critics=OFFICIAL.num_critics)

@@ -6,7 +6,7 @@
     general = mh.fit(data, "metaheac", seed=0)
     mh.save(general, "models/june")
     audience = mh.expand(general, data, "tea-june", size=10_000)
-    data = data.add(examples="shown.csv")
+    data = mh.add(data, examples="shown.csv")
 
 Researchers work with the subpackages: `table` (the embedding table), `data`, `networks`,
 `training`, `customising`, `engines`, `methods` and `audience`. Each imports only those listed
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from metaheac_jax.audience.expanding import expand as expand
     from metaheac_jax.audience.explaining import explain as explain
     from metaheac_jax.backend import check_backend as check_backend
+    from metaheac_jax.data.adding import add as add
     from metaheac_jax.data.campaign import Campaign as Campaign
     from metaheac_jax.data.dataset import Dataset as Dataset
     from metaheac_jax.data.preparing import prepare as prepare
@@ -46,6 +47,7 @@ _MODULES = {
     "audience.explaining": ("explain",),
     "audience.expanding": ("expand",),
     "backend": ("check_backend",),
+    "data.adding": ("add",),
     "data.campaign": ("Campaign",),
     "data.dataset": ("Dataset",),
     "data.preparing": ("prepare",),

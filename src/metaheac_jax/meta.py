@@ -6,7 +6,7 @@
 
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import Adapted, InnerOptions, Masked, inner_update
-from metaheac_jax.training.meta import (
+from metaheac_jax.training.meta_step import (
     MetaInfo,
     MetaOptions,
     MetaState,

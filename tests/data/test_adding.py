@@ -16,6 +16,7 @@ from toy import check_data, write_dataset
 
 from metaheac_jax.audience.expanding import expand
 from metaheac_jax.data import storage
+from metaheac_jax.data.adding import add
 from metaheac_jax.data.preparing import prepare
 from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import Busy, InputError
@@ -85,17 +86,17 @@ def test_the_last_row_of_a_campaign_and_user_counts(prepared, tmp_path_factory, 
     data = open_dataset(shutil.copytree(prepared, folder / "a"))
     expected = {(c, IDS.index(u)): (label, s, 0) for c, u, label, s in EXAMPLES}
     expected |= {(c, u): tuple(rest) for c, u, *rest in [*one, *two]}
-    first = data.add(campaigns=NEW, examples=frame(one))
-    parts = first.add(examples=frame(two))
+    first = add(data, campaigns=NEW, examples=frame(one))
+    parts = add(first, examples=frame(two))
     check_data(parts)
     rows, attributes = content(parts)
     assert rows == expected
     assert attributes["k9"] == ["tea", -1]
     assert attributes["k1"][0] == "sport"
     assert attributes["k2"] == content(data)[1]["k2"]
-    assert parts.add(campaigns=NEW, examples=frame(two)).digest == parts.digest
+    assert add(parts, campaigns=NEW, examples=frame(two)).digest == parts.digest
     at_once = open_dataset(shutil.copytree(prepared, folder / "b"))
-    at_once = at_once.add(campaigns=NEW, examples=frame([*one, *two]))
+    at_once = add(at_once, campaigns=NEW, examples=frame([*one, *two]))
     assert content(at_once) == (rows, attributes)
     if not {own[:2] for own in one} & {own[:2] for own in two}:
         assert at_once.digest == parts.digest
@@ -106,9 +107,9 @@ def test_users_are_neither_read_nor_written(data):
     """Their files stay, and their empty slots are mapped where the vocabulary has grown."""
     before, user_rows = files_of(data), np.array(data.user_rows)
     ids = data.folder / next(name for name in before if name.startswith("user_rows"))
-    same = data.add(examples=frame([("k0", 3, 1, 1, 0)]))
+    same = add(data, examples=frame([("k0", 3, 1, 1, 0)]))
     assert same.user_rows.lookup is None
-    new = same.add(campaigns=NEW)
+    new = add(same, campaigns=NEW)
     kept = {name for name in before if name.startswith("user_")}
     assert len(kept) == 2
     assert {name: files_of(new)[name] for name in kept} == {name: before[name] for name in kept}
@@ -128,10 +129,10 @@ def test_users_are_neither_read_nor_written(data):
 
 def test_rows_that_are_known_change_nothing(data):
     seeds = [(c, IDS.index(u), label, s, 0) for c, u, label, s in EXAMPLES]
-    assert data.add(examples=frame(seeds)).digest == data.digest
-    assert data.add().digest == data.digest
+    assert add(data, examples=frame(seeds)).digest == data.digest
+    assert add(data).digest == data.digest
     [user, label, stage] = next(own[1:4] for own in seeds if own[0] == "k2")
-    changed = data.add(examples=frame([("k2", user, 1 - label, stage, 0)]))
+    changed = add(data, examples=frame([("k2", user, 1 - label, stage, 0)]))
     assert changed.digest != data.digest
     for c in (0, 1, 3):  # the order of other campaigns stays
         of = data.stage1.of(c)
@@ -147,7 +148,7 @@ def test_ids_and_values_of_both_kinds(tmp_path):
     assert data.campaign_ids.tolist() == [4, 30]
     (tmp_path / "new.csv").write_text("campaign_id,topic,budget\nk,tea,1\n5,7,2\n")
     (tmp_path / "seeds.csv").write_text("user_id,campaign_id,label\n8,k,1\n2,4,0\n")
-    new = data.add(tmp_path / "new.csv", str(tmp_path / "seeds.csv"))
+    new = add(data, tmp_path / "new.csv", str(tmp_path / "seeds.csv"))
     check_data(new)
     assert new.campaign_ids.tolist() == [b"30", b"4", b"5", b"k"]
     assert new.vocabulary.values[3].tolist() == ["", "7", "tea"]
@@ -164,10 +165,10 @@ def test_ids_and_values_of_both_kinds(tmp_path):
 def test_the_excluded_are_gone_from_every_byte(data):
     gone = [IDS[3], IDS[40], "nobody"]
     rows = [("k0", u, 0, 1, 1) for u in range(30, 45)]
-    before, data = content(data.add(examples=frame(rows)))[0], data.add(examples=frame(rows))
+    before, data = content(add(data, examples=frame(rows)))[0], add(data, examples=frame(rows))
     (data.folder.parent / "out.csv").write_text("user_id\n" + "\n".join(gone) + "\n")
     with pytest.warns(UserWarning, match=r"out.csv: 2 of 3 ids are users; 1 is not, such as no"):
-        after = data.add(exclude=[data.folder.parent / "out.csv"])
+        after = add(data, exclude=[data.folder.parent / "out.csv"])
     check_data(after)
     open_dataset(after.folder)
     kept = {key: value for key, value in before.items() if key[1] not in (3, 40)}
@@ -180,15 +181,15 @@ def test_the_excluded_are_gone_from_every_byte(data):
         assert not [name for name, part in written.items() if own.encode() in part]
     assert any(IDS[4].encode() in part for part in written.values())
     with pytest.warns(UserWarning, match=r"examples: 1 of 3 examples are of unknown users"):
-        again = after.add(examples=frame([("k1", u, 1, 1, 0) for u in (3, 4, 5)]))
+        again = add(after, examples=frame([("k1", u, 1, 1, 0) for u in (3, 4, 5)]))
     assert ("k1", 3) not in content(again)[0]
     with pytest.raises(
         InputError, match=r"^exclude: 0 of 3 ids are users; .* omit it if they were removed"
     ):
-        after.add(exclude=gone)
+        add(after, exclude=gone)
     assert open_dataset(after.folder).digest == again.digest
     with pytest.raises(InputError, match="all 58 users are to be excluded"):
-        after.add(exclude=after.user_ids)
+        add(after, exclude=after.user_ids)
 
 
 def test_values_of_the_excluded_alone_are_forgotten(tmp_path):
@@ -202,9 +203,9 @@ def test_values_of_the_excluded_alone_are_forgotten(tmp_path):
     data = prepare(source, tmp_path / "all", schema=schema)
     edges = Schema.read(tmp_path / "all" / "schema.json")
     expected = prepare(source, tmp_path / "few", schema=edges, exclude=gone)
-    fewer = data.add(campaigns=NEW).add(exclude=gone)  # the pad id of the file is not the data's
+    fewer = add(add(data, campaigns=NEW), exclude=gone)  # the pad id of the file is not the data's
     check_data(fewer)
-    expected = expected.add(campaigns=NEW)
+    expected = add(expected, campaigns=NEW)
     for own, other in zip(fewer.vocabulary.values, expected.vocabulary.values, strict=True):
         assert (own.dtype, own.tolist()) == (other.dtype, other.tolist())
     np.testing.assert_array_equal(fewer.user_rows, expected.user_rows[:])
@@ -221,10 +222,10 @@ def test_what_a_killed_removal_left_is_removed_even_if_nobody_matches(data, monk
     with monkeypatch.context() as patch:
         patch.setattr(storage, "remove_unlisted", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            data.add(exclude=IDS[3:4])
+            add(data, exclude=IDS[3:4])
     assert any(IDS[3].encode() in path.read_bytes() for path in data.folder.iterdir())
     with pytest.raises(InputError, match=r"^exclude: 0 of 1 ids are users"):
-        data.add(exclude=IDS[3:4])
+        add(data, exclude=IDS[3:4])
     assert not any(IDS[3].encode() in path.read_bytes() for path in data.folder.iterdir())
 
 
@@ -233,7 +234,7 @@ def test_a_list_that_nobody_has_any_more_is_empty(tmp_path):
     users["likes"] = [["tea"], *[[]] * 59]
     source = write(tmp_path / "s", users, campaigns, examples)
     data = prepare(source, tmp_path / "d", schema=SCHEMA)
-    fewer = data.add(exclude=users["user_id"][:1])
+    fewer = add(data, exclude=users["user_id"][:1])
     assert fewer.vocabulary.sizes[2] == 0
     assert (fewer.user_rows[:, 2:] == fewer.num_rows).all()
     check_data(fewer)
@@ -247,7 +248,7 @@ def test_a_list_that_nobody_has_any_more_is_empty(tmp_path):
 def test_an_addition_that_is_killed_leaves_the_old_data_or_the_new(data, monkeypatch, place):
     """The last place is where files of the earlier data are removed."""
     new = open_dataset(shutil.copytree(data.folder, data.folder.parent / "new"))
-    expected = new.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)])).digest
+    expected = add(new, campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)])).digest
     owner, calls = Path if place == "iterdir" else storage, []
     real = getattr(owner, place)
 
@@ -260,11 +261,11 @@ def test_an_addition_that_is_killed_leaves_the_old_data_or_the_new(data, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(owner, place, killed)
         with pytest.raises(KeyboardInterrupt):
-            data.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
+            add(data, campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
     left = open_dataset(data.folder)
     check_data(left)
     assert left.digest == (expected if place == "iterdir" else data.digest)
-    again = left.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
+    again = add(left, campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
     assert again.digest == expected
     assert sorted(files_of(again)) == sorted(files_of(open_dataset(new.folder)))
     write_dataset(again, data.folder)  # what is left is no foreign file
@@ -288,13 +289,13 @@ def test_readers_see_whole_data_during_additions(data):
     digests = {data.digest}
     for number in range(8):
         topic = NEW.with_columns(topic=pl.lit(f"topic {number}"))
-        digests.add(data.add(campaigns=topic, examples=frame([("k9", number, 1, 1, 0)])).digest)
+        digests.add(add(data, campaigns=topic, examples=frame([("k9", number, 1, 1, 0)])).digest)
     stop.set()
     thread.join()
     assert not failures
     assert seen <= digests
     with locked(data.folder), ThreadPoolExecutor() as threads, pytest.raises(Busy):
-        threads.submit(data.add).result()
+        threads.submit(add, data).result()
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_readers_see_whole_data_during_additions(data):
 def test_wrong_rows_change_nothing(data, campaigns, examples, said):
     before = files_of(data)
     with pytest.raises(InputError, match=f"^{said}"):
-        data.add(campaigns=campaigns, examples=examples)
+        add(data, campaigns=campaigns, examples=examples)
     assert files_of(data) == before
 
 
@@ -319,22 +320,22 @@ def test_damaged_data_and_data_in_memory_are_refused(data):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
-        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+        add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     path.write_bytes(content)
     [path] = data.folder.glob("user_rows-*")
     content = path.read_bytes()
     path.write_bytes(b"x" + content[1:])
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
-        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+        add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     # Adding reads no users, so one that is damaged stays so.
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+    add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
         open_dataset(data.folder)
     path.write_bytes(content)
     (data.folder / MANIFEST).unlink()
     with pytest.raises(InputError, match=r"has no manifest\.json"):
-        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+        add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     memory = type(data)(**{**vars(data), "folder": None})
     with pytest.raises(InputError, match="is in no folder; prepare it"):
-        memory.add(examples=frame([("k0", 1, 1, 1, 0)]))
+        add(memory, examples=frame([("k0", 1, 1, 1, 0)]))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tables_world import SCHEMA, world, write
 from toy import check_data, digest_of
 
+from metaheac_jax.data.adding import add
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.columns import bucket_edges, infer_schema
 from metaheac_jax.data.preparing import prepare
@@ -341,8 +342,8 @@ def test_ids_that_a_spreadsheet_would_run_are_read_back(tmp_path):
         data = prepare(source, tmp_path / "data", schema=Schema((Field("city"),), PLAIN.campaign))
         digests.add(digest_of(data))
     assert len(digests) == 1
-    assert data.add(examples=tmp_path / "examples.csv").digest == data.digest
-    assert data.add(exclude=ids[:6]).user_ids.tolist() == [b"-7"]
+    assert add(data, examples=tmp_path / "examples.csv").digest == data.digest
+    assert add(data, exclude=ids[:6]).user_ids.tolist() == [b"-7"]
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -366,10 +367,10 @@ def test_ids_of_another_type_are_those_of_the_same_text(tmp_path, whole):
     assert sorted(data.stage1.user) == [0, 1, 1]
     if whole:
         with pytest.raises(InputError, match=r"out\.csv: line 3: user_id is '05', expected a"):
-            data.add(exclude=[tmp_path / "out.csv"])
+            add(data, exclude=[tmp_path / "out.csv"])
         (tmp_path / "out.csv").write_text(csv("user_id", "5", "6"))
     with pytest.warns(UserWarning, match=r"1 of 2 ids are users; 1 is not, such as 0?[56] \(line"):
-        fewer = data.add(exclude=[tmp_path / "out.csv"])
+        fewer = add(data, exclude=[tmp_path / "out.csv"])
     assert fewer.num_users == 2
     assert sorted(fewer.stage1.user) == [0, 0]
 

@@ -15,7 +15,7 @@ from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import RowIndex
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.step import build_row_step, plain_gradient
 
 OFFICIAL = np.load(Path(__file__).parent / "official_seed0.npz")

@@ -20,7 +20,7 @@ from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.loop import EarlyStop, Training, to_progress, train
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.step import PlainInfo, RowInfo, RowStep, build_row_step
 
 DATA = dataset()

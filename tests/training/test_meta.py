@@ -10,7 +10,7 @@ import pytest
 from quadratics import ALPHA, member, quadratic, quadratic_campaigns, signature
 
 from metaheac_jax.training.inner import inner_update
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.meta_step import build_meta_gradient, build_meta_step
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])

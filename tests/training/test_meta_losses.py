@@ -19,7 +19,7 @@ from quadratics import (
 
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.inner import inner_update
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.meta_step import build_meta_gradient, build_meta_step
 
 DESCENT = {"inner_learning_rate": ALPHA, "reduction": "sum"}
 close = partial(np.testing.assert_allclose, rtol=1e-10)

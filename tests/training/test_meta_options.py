@@ -12,7 +12,7 @@ import pytest
 from quadratics import member
 
 from metaheac_jax.training.inner import inner_update
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.meta_step import build_meta_gradient, build_meta_step
 
 ALPHA, DECAY = 0.1, 0.3
 NUM_CAMPAIGNS, NUM_ROWS = 4, 3

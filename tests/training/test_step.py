@@ -12,7 +12,7 @@ from tiny_table import LAYOUT, NETWORK, ROWS, WIDTH, localised, support_and_quer
 from metaheac_jax.data.batches import unstacked
 from metaheac_jax.table.adam import LocalRows, table_adam
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.step import _rows_finite, build_row_step, plain_gradient
 
 LOSS = build_loss(NETWORK, LAYOUT)

@@ -34,6 +34,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
+    from metaheac_jax.data.adding import add
     from metaheac_jax.data.storage import open_dataset
 
     if options.campaigns is None and options.examples is None and not options.exclude:
@@ -41,7 +42,7 @@ def main(options: Options) -> None:
     with terminal.progress_display() as progress:
         before = open_dataset(options.data, verify=False, histories=False)  # add verifies
         tables = options.campaigns, options.examples
-        after = before.add(*tables, exclude=options.exclude, progress=progress)
+        after = add(before, *tables, exclude=options.exclude, progress=progress)
     counts = [
         _changed(before.num_campaigns, after.num_campaigns, "campaign"),
         _changed(_examples(before), _examples(after), "example"),

@@ -34,7 +34,25 @@ def add(
     exclude: UserIds = (),
     progress: Progress = silent,
 ) -> Dataset:
-    """Adds rows to a dataset on disk; see `Dataset.add`."""
+    """Adds rows of campaigns and of examples to the folder of the data, all or none.
+
+    The rows are as for `preparing.prepare`. A row given again replaces the earlier one: that of a
+    campaign its attributes, that of a campaign and a user the label, stage and audience. So the
+    same rows twice are the same data. Users are neither read nor written again, unless some are to
+    be forgotten.
+
+    Args:
+      data: is in a folder; the object stays as it was.
+      campaigns, examples: tables, or the paths of their files.
+      exclude: ids of users of whom nothing is kept, or paths of files of them.
+      progress: receives the number of bytes checksummed.
+
+    Returns:
+      The new data.
+
+    Raises:
+      InputError: the data is in no folder, or as `preparing.prepare`.
+    """
     if data.folder is None:
         raise InputError(f"{data.name}: is in no folder; prepare it from tables first")
     folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]

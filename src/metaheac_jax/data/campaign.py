@@ -15,6 +15,11 @@ import numpy as np
 
 #: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
+#: What the id of a user must be, by whether the ids of the data are whole numbers.
+EXPECTED_ID = {
+    True: "a plain whole number, such as 7, as all users have",
+    False: "text or a whole number, without zero bytes",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,11 @@ from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError, about, check_whole
-from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 
 if TYPE_CHECKING:
-    from polars import DataFrame
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,36 +352,6 @@ class Dataset:
             unknown_attributes=self.unknown_attributes(rows),
         )
         return self._with_non_seeds(own, users, seed, pool)
-
-    def add(
-        self,
-        campaigns: Path | str | DataFrame | None = None,
-        examples: Path | str | DataFrame | None = None,
-        *,
-        exclude: UserIds = (),
-        progress: Progress = silent,
-    ) -> Dataset:
-        """Adds rows of campaigns and of examples to the folder of the data, all or none.
-
-        The rows are as for `preparing.prepare`. A row given again replaces the earlier one: that
-        of a campaign its attributes, that of a campaign and a user the label, stage and audience.
-        So the same rows twice are the same data. Users are neither read nor written again, unless
-        some are to be forgotten.
-
-        Args:
-          campaigns, examples: tables, or the paths of their files.
-          exclude: ids of users of whom nothing is kept, or paths of files of them.
-          progress: receives the number of bytes checksummed.
-
-        Returns:
-          The new data. This object stays as it was.
-
-        Raises:
-          InputError: the data is in no folder, or as `preparing.prepare`.
-        """
-        from metaheac_jax.data.adding import add  # it imports polars, which would slow a start
-
-        return add(self, campaigns, examples, exclude=exclude, progress=progress)
 
     def unknown_attributes(self, rows: np.ndarray) -> tuple[str, ...]:
         """Names the campaign fields whose values the vocabulary lacks, from (N,) rows."""

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.user_ids import EXPECTED
+from metaheac_jax.data.campaign import EXPECTED_ID, plain_id
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import without_apostrophe
 
@@ -248,7 +247,7 @@ class Table:
         if whole:
             right &= self.id_cells(column, whole=True).is_not_null()
         what = f"an id of 1 to {MAX_ID_BYTES} bytes, none of them zero, without white space around"
-        self.check(column, right, EXPECTED[True] if whole else what)
+        self.check(column, right, EXPECTED_ID[True] if whole else what)
 
     def id_cells(self, column: str, *, whole: bool | None = None) -> pl.Expr:
         """The ids in a column: Int64 or text, or as ``whole`` says, then null where no number."""

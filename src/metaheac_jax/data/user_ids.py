@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.campaign import EXPECTED_ID, plain_id
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import whole_number
 
@@ -25,11 +25,6 @@ from metaheac_jax.schema import whole_number
 #: .txt with one on each line, or tables with a column of ids.
 UserIds: TypeAlias = ArrayLike | Path | Sequence[Path]
 _BLOCK = 1 << 18  # users read at a time
-#: What an id must be, by whether the ids of the data are whole numbers.
-EXPECTED = {
-    True: "a plain whole number, such as 7, as all users have",
-    False: "text or a whole number, without zero bytes",
-}
 
 
 def as_ids(given: ArrayLike, *, text: bool, what: str = "user ids") -> np.ndarray:
@@ -51,7 +46,9 @@ def as_ids(given: ArrayLike, *, text: bool, what: str = "user ids") -> np.ndarra
     for number, (value, own) in enumerate(zip(values, ids, strict=True), start=1):
         is_id = isinstance(value, str | bytes | Integral) and not isinstance(value, bool)
         if not is_id or own is None or "\0" in str(own):
-            raise InputError(f"{what}: item {number} is {value!r}, expected {EXPECTED[not text]}")
+            raise InputError(
+                f"{what}: item {number} is {value!r}, expected {EXPECTED_ID[not text]}"
+            )
     if text:
         return np.array([own.encode() for own in texts], "S" if texts else "S1")
     return np.array(ids, np.int64)

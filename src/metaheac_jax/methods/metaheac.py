@@ -13,7 +13,7 @@ from metaheac_jax.networks import MetaHeac, Network
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import Reduction, build_loss
-from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
+from metaheac_jax.training.meta_step import MetaGradient, build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
 

@@ -53,7 +53,7 @@ from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.rows import rows_of, select_rows
 from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.losses import output_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
 _STEPS, _ONLINE_STEPS = 8, 20  # of Newton's method, in training and for a new campaign

@@ -58,8 +58,8 @@ def select_rows(params: Any, own: Array) -> Any:
     """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,).
 
     Padding selects any row, since no id points to it. It is the ``select`` argument of
-    `training.meta.build_meta_gradient`. A campaign touches a part of the step's rows, and its inner
-    steps and derivatives then cost only what that part costs.
+    `training.meta_step.build_meta_gradient`. A campaign touches a part of the step's rows, and its
+    inner steps and derivatives then cost only what that part costs.
     """
     return params | {"table": params["table"].at[own].get(mode="clip")}
 

@@ -16,7 +16,7 @@ from jax import Array
 from metaheac_jax.backend import jit, profile
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
-from metaheac_jax.training.meta import owned
+from metaheac_jax.training.meta_step import owned
 from metaheac_jax.training.sharding import (
     AXES,
     BY_ITEM,

@@ -31,7 +31,7 @@ from metaheac_jax.networks import MLP, MetaHeac
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 
 CONFIG = PAPER.changed(
     {
