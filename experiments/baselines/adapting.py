@@ -50,11 +50,13 @@ class ProgramStep(MetaHeacMethod):
 class LearnedRates(MetaHeacMethod):
     """Inner steps at a learned rate per leaf (Meta-SGD, Li et al. 2017), from the paper's alpha.
 
-    Weight decay would pull the logarithms of the rates towards zero.
+    Weight decay would pull the logarithms of the rates towards zero. A model does not keep the
+    rates, so training cannot continue from it.
     """
 
     name, label = "learned-rates", "task batches + an inner step at learned rates"
     default = _PAPER
+    continues = False
     steps: ClassVar[int] = 1
 
     def fit(self, offline: Offline) -> Trained:
