@@ -5,7 +5,15 @@ import json
 import pytest
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import METHODS, OFFICIAL, PAPER, EnsembleConfig, configured, method_of
+from metaheac_jax.methods import (
+    METHODS,
+    OFFICIAL,
+    PAPER,
+    EnsembleConfig,
+    MetaHeacConfig,
+    configured,
+    method_of,
+)
 from metaheac_jax.methods.metaheac import meta_gradient
 
 #: The authors' program and the paper (section 4.1), where they differ.
@@ -41,6 +49,7 @@ def test_the_presets_are_those_of_the_program_and_of_the_paper():
 
 def test_a_preset_changes_what_a_method_has_from_the_paper_alone():
     assert configured("metaheac", official=True).config == OFFICIAL
+    assert MetaHeacConfig(inner_learning_rate=0.0).official().inner_learning_rate == 0.0
     assert configured("metaheac").config == PAPER
     ensemble = configured("ensemble", official=True).config
     assert (ensemble.head.width, ensemble.head.offline_epochs) == (64, 1)

@@ -153,6 +153,9 @@ def test_time_between_checkpoints_is_bounded(monkeypatch):
     assert noted.steps[-1] == 20
     assert max(np.diff([0, *noted.steps])) <= 4
     assert min(np.diff(noted.steps[:-1])) > 1
+    rare = Noted()
+    trained(still, jnp.zeros(3), number, folder=rare, save_seconds=1e9, **options)
+    assert rare.steps == [20]
 
 
 @cache
