@@ -15,11 +15,10 @@ import numpy as np
 import optax
 
 from experiments.throughput.inputs import Size
-from experiments.throughput.steps import NETWORK, untrained
+from experiments.throughput.steps import untrained
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
-from metaheac_jax.methods import OFFICIAL
-from metaheac_jax.methods.metaheac import meta_gradient
+from metaheac_jax.methods import OFFICIAL, MetaHeacMethod
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.training.loop import Training, train
 from metaheac_jax.training.step import build_row_step
@@ -45,9 +44,8 @@ class Traced(NamedTuple):
 
 def trace(size: Size, dataset: Dataset, sampler: CampaignSampler, folder: Path) -> Traced:
     """Trains with the program that methods use, and writes a trace of it to a folder."""
-    rates = OFFICIAL.outer_learning_rate, OFFICIAL.inner_learning_rate
-    gradient = meta_gradient(NETWORK, dataset.layout, OFFICIAL.reduction, rates[1])
-    step = build_row_step(gradient, optax.adam(rates[0]), table_adam(rates[0]))
+    gradient, rate = MetaHeacMethod(OFFICIAL).gradient(dataset.layout), OFFICIAL.outer_learning_rate
+    step = build_row_step(gradient, optax.adam(rate), table_adam(rate))
     training = Training(step, step.init(*untrained(size, dataset.layout)), sampler, _STEPS)
     train(training)
     training = Training(step, training.state, sampler, 2 * _STEPS, done=_STEPS)

@@ -14,7 +14,7 @@ from metaheac_jax.methods import (
     configured,
     method_of,
 )
-from metaheac_jax.methods.metaheac import meta_gradient
+from metaheac_jax.table.layout import Layout
 
 #: The authors' program and the paper (section 4.1), where they differ.
 DIFFERENT = {
@@ -144,4 +144,5 @@ def general():
 def test_an_inner_step_of_no_length_is_left_out(monkeypatch, rate, steps):
     build = lambda loss, **options: options["inner_steps"]  # noqa: E731
     monkeypatch.setattr("metaheac_jax.methods.metaheac.build_meta_gradient", build)
-    assert meta_gradient(None, None, "sum", rate) == steps
+    layout = Layout((1,), (), 3)
+    assert configured("metaheac", inner_learning_rate=rate).gradient(layout) == steps

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
+from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.coordinates import sampled_users
@@ -298,7 +298,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             head = features.head(mode[:-1], mode[-1], num_factors)
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
-        return adapt_each(online, network, weights, campaigns, adapt, HeadScorer)
+        return adapt_each(online, network, weights, campaigns, adapt)
 
 
 def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
+from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
@@ -101,4 +101,4 @@ class LogisticRegression(Method[RegressionConfig]):
             own = {"head": jnp.asarray([bias], jnp.float32)}
             return AdaptedWeights(own, rows, jnp.asarray(values))
 
-        return adapt_each(online, LINEAR, Weights(**state), campaigns, fit, HeadScorer)
+        return adapt_each(online, LINEAR, Weights(**state), campaigns, fit)

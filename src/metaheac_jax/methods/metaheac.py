@@ -9,11 +9,11 @@ from metaheac_jax.methods.config import setting
 from metaheac_jax.methods.method import Offline, Trained, register
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
 from metaheac_jax.methods.pretraining import PretrainedMethod, PretrainingConfig
-from metaheac_jax.networks import MetaHeac, Network
+from metaheac_jax.networks import MetaHeac
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import Reduction, build_loss
-from metaheac_jax.training.meta_step import MetaGradient, build_meta_gradient
+from metaheac_jax.training.meta_step import build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
 
@@ -73,7 +73,13 @@ class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
     def gradient(self, layout: Layout) -> Gradient[...]:
         """Builds Algorithm 1's gradient, on ids of this layout."""
         config = self.config
-        return meta_gradient(self.network, layout, config.reduction, config.inner_learning_rate)
+        return build_meta_gradient(
+            build_loss(self.network, layout, reduction=config.reduction),
+            inner_learning_rate=config.inner_learning_rate,
+            inner_steps=1 if config.inner_learning_rate else 0,
+            reduction=config.reduction,
+            select=select_rows,
+        )
 
     def fit(self, offline: Offline) -> Trained:
         """Trains on support and query sets of the campaigns."""
@@ -83,16 +89,3 @@ class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
         sampler = campaign_sampler(offline, config, disjoint=config.disjoint)
         reduction = config.reduction
         return train_rows(offline, config, weights, gradient, sampler, reduction=reduction)
-
-
-def meta_gradient(
-    network: Network, layout: Layout, reduction: Reduction, inner_learning_rate: float
-) -> MetaGradient:
-    """Algorithm 1's gradient of a network; without an inner step if its learning rate is 0."""
-    return build_meta_gradient(
-        build_loss(network, layout, reduction=reduction),
-        inner_learning_rate=inner_learning_rate,
-        inner_steps=1 if inner_learning_rate else 0,
-        reduction=reduction,
-        select=select_rows,
-    )

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -254,9 +254,8 @@ def adapt_each(
     weights: Weights,
     campaigns: Sequence[Campaign],
     adapt: Callable[[Batch], AdaptedWeights],
-    kind: type[AdaptedScorer] = AdaptedScorer,
 ) -> list[AdaptedScorer]:
-    """Adapts general weights to the examples of one campaign after another; returns scorers.
+    """Adapts a network with a head to the examples of one campaign after another; returns scorers.
 
     Raises:
       Diverged: an adapted parameter of the network is not finite.
@@ -268,6 +267,6 @@ def adapt_each(
         adapted = adapt(examples)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
             raise Diverged(f"{campaign.name}: the adapted weights are not finite")
-        models.append(kind(*given, adapted, campaign.rows, lengths))
+        models.append(HeadScorer(*given, adapted, campaign.rows, lengths))
         online.progress("customise", number + 1, len(campaigns))
     return models

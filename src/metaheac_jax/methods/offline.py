@@ -76,10 +76,7 @@ def _placement(offline: Offline, num_items: int) -> Placement:
 def untrained(
     offline: Offline, config: GradientConfig, network: Network, key: Array | None = None
 ) -> Weights:
-    """Untrained weights for the run's data.
-
-    Consumes the key, by default that of the run's seed.
-    """
+    """Untrained weights for the data; consumes the key, by default that of the seed."""
     placement = _placement(offline, config.campaigns_per_step)
     # A row's values depend only on its number, so the padding rows do not change the others.
     start = functools.partial(

@@ -30,7 +30,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.backend import jit
-from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, HeadScorer, over_users
+from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, over_users
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
@@ -148,7 +148,7 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
         online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
         weights, solver = Weights(**state), compiled_solver(online.dataset.layout)
         solve = functools.partial(solver, weights, penalty=self.config.penalty)
-        return adapt_each(online, _NETWORK, weights, campaigns, solve, HeadScorer)
+        return adapt_each(online, _NETWORK, weights, campaigns, solve)
 
 
 def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[...]:
