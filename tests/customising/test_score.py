@@ -66,6 +66,21 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     np.testing.assert_array_equal(weights.table[:, 0], np.arange(data.num_rows))
 
 
+def test_many_heads_are_scored_in_parts_of_which_the_last_may_be_one(monkeypatch):
+    """Each by its own head, whichever part it is in."""
+    monkeypatch.setattr(module, "_TOGETHER_BYTES", 2 * 4 * ROWS)  # two heads in a part
+    zero, none = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), np.empty(0, np.int32)
+    heads = [{"head": jnp.full(1, float(n))} for n in range(5)]
+    scorers = [
+        HeadScorer(LINEAR, LAYOUT, zero, AdaptedWeights(own, none, zero.table[:0]), none)
+        for own in heads
+    ]
+    parts = [numbers for numbers, _ in groups(scorers)]
+    assert parts == [[0, 1], [2, 3], [4]]
+    found = joint_program(scorers)(DATA.user_rows[:3])
+    np.testing.assert_allclose(found, np.tile(np.arange(5.0), (3, 1)), atol=1e-6)
+
+
 def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     users = DATA.user_rows[:30]
     own = [scorer_of(adapted=own_rows(*rows, ROWS)) for rows in ((0, 5), users[0], users[1])]

@@ -241,7 +241,8 @@ def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | Non
         size = max(1, _TOGETHER_BYTES // (4 * first.num_rows))
         for start in range(0, len(every), size):
             some = every[start : start + size]
-            yield some, first.program([scorers[number] for number in some])
+            group: list[Any] = [scorers[number] for number in some]
+            yield some, group[0].program(group)  # one alone is scored by its own program
 
 
 def joint_program(scorers: Sequence[Scorer]) -> Program | None:
