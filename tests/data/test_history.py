@@ -234,7 +234,7 @@ def test_examples_that_are_added_count_at_once(tmp_path):
     mh.prepare(source, tmp_path / "data", schema=schema)
     names = ["campaign_id", "user_id", "label", "stage"]
     more = pl.DataFrame(examples[40:], names, orient="row")
-    added = mh.open_dataset(tmp_path / "data").add(examples=more)
+    added = mh.add(mh.open_dataset(tmp_path / "data"), examples=more)
     write(tmp_path / "tables", users, campaigns, examples)
     whole = mh.prepare(source, tmp_path / "whole", schema=schema)
     assert added.schema == whole.schema

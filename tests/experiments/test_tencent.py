@@ -138,7 +138,7 @@ def test_a_bad_campaign_leaves_an_older_run_alone(finished, tmp_path, capsys):
     ("arguments", "words"),
     [
         (("--runs", 0), ("--runs", "1 or more")),
-        (("--methods", "lr", "xgboost"), ("--methods: unknown 'xgboost'", "lr, ")),
+        (("--methods", "lr", "xgboost"), ("--methods: unknown", "'xgboost'", "lr, ")),
         (("--set", "wide=8"), ("--set: ", "width")),
         (("--seed", -1), ("--seed", "0 or more")),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
