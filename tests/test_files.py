@@ -1,5 +1,7 @@
 """Files and folders: written whole or not at all, by one process at a time, and sealed."""
 
+import hashlib
+import json
 import os
 import signal
 import stat
@@ -24,19 +26,25 @@ from metaheac_jax.files import (
     read_json,
     whole_file,
     without_apostrophe,
-    write_json,
     write_text,
 )
-from metaheac_jax.sealed import keep_config, read_sealed, read_undisturbed, seal
+from metaheac_jax.removing import remove, remove_unlisted
+from metaheac_jax.sealed import (
+    keep_config,
+    read_sealed,
+    read_undisturbed,
+    seal,
+    write_manifest,
+)
 
-MARKER = "marker.json"
+MARKER, FORMAT = "marker.json", "metaheac_jax toy 1"
 
 
 def make(target, **files):
     with new_directory(target, marker=MARKER) as directory:
-        write_json(directory / MARKER, {"format": "metaheac_jax toy 1"})
         for name, text in files.items():
             (directory / name).write_text(text)
+        seal(directory, MARKER, {"format": FORMAT}, list(directory.iterdir()))
 
 
 #: What writes a target, and what it reads as afterwards.
@@ -73,14 +81,15 @@ def test_a_failing_block_leaves_the_old_target_and_nothing_else(tmp_path, kind, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from metaheac_jax.files import new_directory, write_json, write_text
+from metaheac_jax.files import new_directory, write_text
+from metaheac_jax.sealed import seal
 def write(out):
     if sys.argv[2] == "file":
         write_text(out, "new")
         return
     with new_directory(out, marker="marker.json") as folder:
-        write_json(folder / "marker.json", {"format": "metaheac_jax toy 1"})
         (folder / "a").write_text("new")
+        seal(folder, "marker.json", {"format": "metaheac_jax toy 1"}, [folder / "a"])
 def hit(event, arguments):
     global left
     if event in ("os.rename", "os.mkdir", "os.remove", "os.chmod", "os.rmdir", "shutil.rmtree"):
@@ -162,7 +171,7 @@ def test_what_is_replaced_keeps_its_permissions(tmp_path, mode):
     (tmp_path / "out").chmod(mode)
     with new_directory(tmp_path / "out", marker=MARKER) as directory:
         assert stat.S_IMODE(directory.stat().st_mode) == mode
-        write_json(directory / MARKER, {"format": "metaheac_jax toy 1"})
+        seal(directory, MARKER, {"format": FORMAT}, [])
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
     write_text(tmp_path / "a.csv", "old")
     (tmp_path / "a.csv").chmod(mode & 0o666)
@@ -179,9 +188,9 @@ def test_what_is_not_ours_is_not_replaced(tmp_path):
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
     before = contents(tmp_path)
-    for name in ("mine", "other", "file", "pipe"):
-        with pytest.raises(InputError, match=f"{name}: exists and has no {MARKER}.*remove it"):
-            make(tmp_path / name)
+    for name in ("mine/thesis.tex", f"other/{MARKER}", "file", "pipe"):
+        with pytest.raises(InputError, match=f"{name}: is listed in no intact {MARKER}.*move that"):
+            make(tmp_path / name.partition("/")[0])
     for name in ("mine", "pipe"):
         with pytest.raises(InputError, match=f"{name}: is not a regular file"):
             write_text(tmp_path / name, "text")
@@ -190,6 +199,87 @@ def test_what_is_not_ours_is_not_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty")
     assert contents(tmp_path / "empty") == {MARKER}
+
+
+#: Makes something at a path that is not of the package.
+FOREIGN = {
+    "file": lambda path: path.write_text("ten years"),
+    "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "link": lambda path: path.symlink_to(path.parent.parent),
+    "folder of ours": lambda path: make(path, b="ten years"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("name", ["mine", ".mine.lock", "7", "a-0123456789abcdef.npy", "deep/mine"])
+def test_a_folder_with_something_of_others_stays(tmp_path, kind, name):
+    out = tmp_path / "out"
+    with new_directory(out, marker=MARKER) as new:
+        (new / "deep").mkdir()
+        (new / "deep" / "a").write_text("old")
+        seal(new, MARKER, {"format": FORMAT}, [new / "deep" / "a"])
+    FOREIGN[kind](out / name)
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match=rf"{name}(/b)?: is listed in no intact {MARKER}"):
+        make(out)
+    assert not remove(out)
+    assert everything(tmp_path) == before
+
+
+def everything(folder):
+    """What is in a folder and in folders in it: the text of each file, by name."""
+    paths = sorted(folder.rglob("*"))
+    return {path: path.read_text() if path.is_file() else path.lstat().st_mode for path in paths}
+
+
+def test_what_is_put_into_a_folder_while_it_is_replaced_stays(tmp_path):
+    make(tmp_path / "out", a="old")
+    opened = new_directory(tmp_path / "out", marker=MARKER)
+    with pytest.raises(InputError, match="out/mine: is listed in no"), opened:
+        (tmp_path / "out" / "mine").write_text("ten years")
+    assert contents(tmp_path) == {"out"}
+    assert contents(tmp_path / "out") == {"a", "mine", MARKER}
+
+
+@pytest.mark.parametrize("forged", ["digest", "format", "files", "outside", "link"])
+def test_a_forged_manifest_gives_nothing_away(tmp_path, forged):
+    entry = {"bytes": 9, "sha256": "0" * 64}
+    (tmp_path / "thesis.tex").write_text("ten years")
+    make(tmp_path / "out", a="mine")
+    path = tmp_path / "out" / MARKER
+    body = json.loads(path.read_text())
+    del body["digest"]
+    if forged == "digest":
+        path.write_text(json.dumps(body | {"digest": "0" * 64}))
+    elif forged == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        changes = {"format": {"format": "another"}, "files": {"files": ["a"]}}
+        changes["outside"] = {
+            "files": {"../thesis.tex": entry, str(tmp_path / "thesis.tex"): entry}
+        }
+        write_manifest(path, body | changes[forged])
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match="out/a: is listed in no intact"):
+        make(tmp_path / "out")
+    assert everything(tmp_path) == before
+
+
+def test_a_file_with_its_digest_in_its_name_is_ours(tmp_path):
+    """A killed `add` leaves columns that no manifest lists."""
+    make(tmp_path / "out", a="old")
+    digest = hashlib.sha256(b"column").hexdigest()
+    left = tmp_path / "out" / f"values-{digest[:16]}.npy"
+    left.write_bytes(b"column")
+    (tmp_path / "out" / "mine").write_text("ten years")
+    remove_unlisted(tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a", "mine", MARKER}
+    (tmp_path / "out" / "mine").unlink()
+    left.write_bytes(b"column")
+    make(tmp_path / "out", a="new")
+    assert contents(tmp_path / "out") == {"a", MARKER}
 
 
 def test_a_link_to_a_file_stays_a_link(tmp_path):
@@ -330,8 +420,6 @@ def test_texts_are_read_back_from_a_spreadsheets_file(texts):
 
 # Seals ------------------------------------------------------------------------------------------
 
-FORMAT = "metaheac_jax seal 1"
-
 
 def sealed(directory):
     (directory / "deep").mkdir(parents=True)
@@ -383,6 +471,53 @@ def test_what_was_replaced_while_it_was_read_is_read_again(tmp_path):
     put("first", number=0)
     assert read_undisturbed(folder, MARKER, read_names) == (2, "first")
     assert seen == [0, 1, 2]
+
+
+def read_a(folder):
+    """A text, as a command reads a folder."""
+
+    def text():
+        read(folder)
+        return (folder / "a").read_text()
+
+    return read_undisturbed(folder, MARKER, text)
+
+
+def test_a_reader_puts_back_what_a_killed_writer_was_replacing(tmp_path):
+    make(tmp_path / "out", a="old")
+    (tmp_path / "out").rename(tmp_path / ".out.metaheac-old")
+    (tmp_path / ".out.metaheac-new").mkdir()
+    assert read_a(tmp_path / "out") == "old"
+    assert contents(tmp_path) == {"out"}
+    with pytest.raises(InputError, match=f"none: has no {MARKER}"):
+        read_a(tmp_path / "none")
+
+
+def test_a_reader_waits_between_the_two_renames_of_a_writer(tmp_path, writers, monkeypatch):
+    out, waits = tmp_path / "out", []
+    make(out, a="old")
+    make(tmp_path / "new", a="new")
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "new").rename(out)
+
+    monkeypatch.setattr("metaheac_jax.files.time.sleep", wait)
+    with writers.of(out):
+        out.rename(tmp_path / ".out.metaheac-old")
+        assert read_a(out) == "new"
+        assert len(waits) == 3
+
+
+def test_who_may_not_lock_a_folder_is_told_that_it_is_being_replaced(tmp_path, monkeypatch):
+    def refuse(target):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    make(tmp_path / ".out.metaheac-old")
+    monkeypatch.setattr("metaheac_jax.files.locked", refuse)
+    with pytest.raises(Busy, match="out: is being replaced by another user"):
+        read_a(tmp_path / "out")
 
 
 # Configurations of runs -------------------------------------------------------------------------

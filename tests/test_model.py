@@ -93,7 +93,7 @@ def test_a_folder_without_a_model_is_refused_and_not_overwritten(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("ten years")
     refused(tmp_path / "mine", "mine")
-    with pytest.raises(InputError, match=r"mine: exists and has no model\.json"):
+    with pytest.raises(InputError, match=r"thesis\.tex: is listed in no intact model\.json"):
         save(small(), tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.tex"}
 

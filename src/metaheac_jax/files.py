@@ -3,7 +3,7 @@
 Beside a target ``NAME`` lie, while it is written: ``.NAME.lock``; ``.NAME.metaheac-new``, which
 replaces it once it is complete; and ``.NAME.metaheac-old``, the folder that is replaced. The next
 writer removes what a killed process left of these, and moves the old folder back if there is no
-other.
+other; so does the next reader. What is not of this package stays, see `removing`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from metaheac_jax.errors import Busy, InputError
+from metaheac_jax.removing import LOCK, NEW, OLD, beside, check_own, foreign, remove
 
 if TYPE_CHECKING:
     import polars as pl
 
-_PACKAGE = b'"metaheac_jax '  # begins the format in every manifest
 #: The beginning of a text that a spreadsheet would run, and texts that are numbers.
 _FORMULA, _NUMBER = r"^'*[=+\-@\t\r]", r"^[+-]?\d+(\.\d*)?$"
 
@@ -38,9 +39,10 @@ def locked(target: Path) -> Iterator[None]:
 
     Raises:
       Busy: another process is writing the target.
+      InputError: something of others lies in a folder with a temporary name beside it.
     """
     target = Path(target).resolve()
-    path = _beside(target, "lock")
+    path = beside(target, LOCK)
     # It follows no link, and never writes. A thread has one for each path.
     lock = FileLock(path, blocking=False, is_singleton=True)
     if lock.is_locked:
@@ -55,6 +57,7 @@ def locked(target: Path) -> Iterator[None]:
         ) from None
     try:
         _remove_leftovers(target)
+        check_own(beside(target, OLD))
         yield
     finally:
         with suppress(OSError):
@@ -64,29 +67,33 @@ def locked(target: Path) -> Iterator[None]:
 
 def _remove_leftovers(target: Path) -> None:
     """Removes what a killed process left beside a locked target; see the module's docstring."""
-    old, new = _beside(target, "metaheac-old"), _beside(target, "metaheac-new")
-    for path in (old, new):
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        elif path == old and not target.exists():
-            old.rename(target)
-        else:
-            shutil.rmtree(path, ignore_errors=True)  # a reader may still have it open
+    old = beside(target, OLD)
+    remove(beside(target, NEW))
+    if old.is_dir() and not target.exists() and foreign(old) is None:
+        old.rename(target)
+    remove(old)
 
 
-def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(f".{target.name}.{ending}")
+def is_settled(target: Path) -> bool:
+    """Whether a folder is in its place, or has none.
 
+    If not, a writer is replacing it at this moment, which this function waits for; or was killed
+    just then, and the old folder is put back.
 
-def is_replaceable(directory: Path, marker: str) -> bool:
-    """Whether a path is a folder that is empty, or has a manifest of this package of this name."""
-    if not directory.is_dir():
-        return False
-    path = directory / marker
-    if not path.is_file():
-        return not any(directory.iterdir())
-    with path.open("rb") as file:
-        return _PACKAGE in file.read(4096)
+    Raises:
+      Busy: the lock, which tells these apart, may not be taken by this user.
+    """
+    target = Path(target).resolve()
+    if target.exists() or not beside(target, OLD).is_dir():
+        return True
+    try:
+        with locked(target):
+            pass
+    except Busy:
+        time.sleep(0.01)
+    except OSError as error:
+        raise Busy(f"{target}: is being replaced by another user; read it later") from error
+    return False
 
 
 @contextmanager
@@ -97,21 +104,17 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
 
     Args:
       target: the folder to make; its parents are made too.
-      marker: name of the manifest that every folder of this kind has. An existing target is not
-        replaced unless it `is_replaceable`.
+      marker: name of the manifest that every folder of this kind has. An existing target is
+        replaced if that lists all that is in it.
 
     Raises:
-      InputError: the target exists and may not be replaced.
+      InputError: the target has anything else in it, which is named, or is no folder.
       Busy: another process is writing it.
     """
     target = Path(target).resolve()
     with locked(target):
-        if target.exists() and not is_replaceable(target, marker):
-            raise InputError(
-                f"{target}: exists and has no {marker} of this package, so it is not replaced; "
-                "remove it, or choose another target"
-            )
-        with _replacing(target, Path.mkdir) as new:
+        check_own(target, marker)
+        with _replacing(target, Path.mkdir, marker) as new:
             yield new
 
 
@@ -137,12 +140,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _replacing(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+def _replacing(
+    target: Path, make: Callable[[Path], None], marker: str | None = None
+) -> Iterator[Path]:
     """A new file or folder beside a locked target, which it replaces if the block succeeds.
 
     ``make`` fails if the name is not free, so no planted link is followed.
     """
-    new = _beside(target, "metaheac-new")
+    new = beside(target, NEW)
     try:
         make(new)
         if target.exists():
@@ -151,7 +156,8 @@ def _replacing(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         for path in [*new.rglob("*"), new]:
             fsync(path)
         if target.is_dir():
-            target.rename(_beside(target, "metaheac-old"))
+            check_own(target, marker)  # others may have put something into it meanwhile
+            target.rename(beside(target, OLD))
         new.replace(target)
         fsync(target.parent)
     except Exception as error:

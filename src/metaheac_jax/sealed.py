@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
+from metaheac_jax.files import is_settled, write_json
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.removing import RUN, digest_of
 
 T = TypeVar("T")
-
-#: The format of a run's configuration.
-RUN = "metaheac_jax run 1"
-
-
-def digest_of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, which does not depend on the order of its keys."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def entries_of(
@@ -126,8 +119,8 @@ def read_sealed(
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
     """Reads a directory that another process may be replacing or changing.
 
-    If the manifest has changed after reading, the directory is read again. Until then ``read`` may
-    fail, or mix files of two directories.
+    If the manifest has changed after reading, or was absent for a moment, the directory is read
+    again. Until then ``read`` may fail, or mix files of two directories.
     """
 
     def version() -> bytes | None:
@@ -141,7 +134,7 @@ def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T
         try:
             result = read()
         except (ValueError, OSError):
-            if version() == before:
+            if is_settled(directory) and version() == before:
                 raise
         else:
             if version() == before:

@@ -103,6 +103,6 @@ def test_what_cannot_be_exported(made, tmp_path):
             mh.export_scorer(several, tmp_path / "export")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("ten years")
-    with pytest.raises(InputError, match=r"mine: exists and has no scorer\.json"):
+    with pytest.raises(InputError, match=r"thesis\.tex: is listed in no intact scorer\.json"):
         mh.export_scorer(model, tmp_path / "mine")
     assert contents(tmp_path) == {"mine"}

@@ -51,7 +51,7 @@ def interrupted(scene):
     if out.parent.exists():
         return out
     child, error = scene.start("fit", scene.place("begun", "fit"))
-    while len(list(out.parent.glob("*.training/checkpoints/*/checkpoint.json"))) < 2:
+    while len(list(out.parent.glob("*.training/[0-9]*/checkpoint.json"))) < 2:
         assert child.is_alive(), error.read_text()
         child.join(0.005)
     kill(child, 0)
@@ -66,7 +66,7 @@ def trainings(scene, trials):
     work = out.with_name(f"{out.name}.training")
     for trial in range(trials):
         hit = Path(copied(out.parent, scene.folder / "hit")) / work.name
-        chosen = hit / ("checkpoints.json" if trial % 4 == 0 else "checkpoints")
+        chosen = hit if trial % 4 else hit / "run.json"
         file, again = hurt(chosen, rng_of(name, trial)), hit.with_name(out.name)
         run = scene.run("fit", again)
         tally.judge(file, run, lambda again=again: fingerprint(again) == expected)

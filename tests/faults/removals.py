@@ -36,6 +36,10 @@ FOLDERS = {
     "export": ("export MODEL DATA --campaign tea --out OUT", "EXPORT"),
     "simulate": ("simulate OUT --users 4000", "WORLD"),
 }
+#: Those of a fraction of a second, which may come to their end.
+QUICK = ("prepare", "add", "lr", "export")
+MANIFESTS = {"DATA": "manifest.json", "MODEL": "model.json"}
+MANIFESTS |= {"EXPORT": "scorer.json", "WORLD": "world.json"}
 #: Commands that write a file, with all that they read.
 FILES = {
     "expand": "expand MODEL DATA --campaign tea --size 30 --pool IDS.txt --exclude GONE.txt --out",
@@ -69,7 +73,7 @@ class Trial:
             main()
         except SystemExit as ended:
             code = ended.code or 0
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             traceback.print_exc()
             code = 1
         finally:
@@ -82,7 +86,8 @@ def contents(folder):
     found = {}
     for path in sorted(folder.rglob("*")):
         kind = "folder" if path.is_dir() else path.read_bytes() if path.is_file() else "other"
-        found[str(path.relative_to(folder))] = f"-> {path.readlink()}" if path.is_symlink() else kind
+        kind = f"-> {path.readlink()}" if path.is_symlink() else kind
+        found[str(path.relative_to(folder))] = kind
     return found
 
 
@@ -218,8 +223,15 @@ def chosen(kind, variants, trials):
 def replaced_folders(scene, trials):
     """Something of a stranger lies at any level in the older output of a command, or is it."""
     tally, place = Tally(FOREIGN.format("in or in place of an older output")), Place(scene, "old")
-    names = ("", "audiences.csv", ".hidden", "12", "user_rows-0123456789abcdef.npy", "notes\x1b.txt")
-    names = (*names, "new/notes", "values/notes.npy", "manifest.json.bak", "x.metaheac-new")
+    names = ("", "audiences.csv", ".hidden", "12", "user_rows-0123456789abcdef.npy")
+    names = (
+        *names,
+        "notes\x1b.txt",
+        "new/notes",
+        "values/notes.npy",
+        "manifest.json.bak",
+        "x.metaheac-new",
+    )
     for task, name, plant in chosen("old", [*product(FOLDERS, names, PLANTS)], trials):
         older = FOLDERS[task][1]
         folder = place.task(f"{plant.__name__} {name!r}", task, older=older)
@@ -260,13 +272,14 @@ def trainings(scene, trials):
     levels = ["", "notes.txt", "12", "2024", "checkpoints", "checkpoints/notes.txt"]
     levels += ["checkpoints/2024", "STEP", "STEP/notes.txt", "STEP/state/notes.txt"]
     levels += ["solved-head/notes.txt", "solved-head/2024", "run.json", "checkpoints.json"]
-    kinds = [*product(("lr", "fit"), levels, PLANTS, (None, begun))]
+    plants = [plant for plant in PLANTS if plant is not an_empty_folder]  # as a killed one leaves
+    kinds = [*product(("lr", "fit"), levels, plants, (None, begun))]
     for task, level, plant, training in chosen("training", kinds, trials):
         name = f"{plant.__name__} {level!r}{', begun' if training else ''}"
         folder = place.task(name, task, training=training)
         work = folder / "out.training"
         if level.startswith("STEP"):
-            steps = sorted(path.parent for path in work.rglob("checkpoint.json"))
+            steps = sorted(path.parent for path in work.rglob("[0-9]*/checkpoint.json"))
             level = level.replace("STEP", str(steps[0].relative_to(work)) if steps else "3")
         target = work / level
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -286,7 +299,7 @@ def temporary_names(scene, trials):
     tally, place = Tally(FOREIGN.format("links with temporary names")), Place(scene, "beside")
     endings = ("lock", "metaheac-new", "metaheac-old")
     links = (a_link_to_a_file, a_link_to_a_folder, a_dangling_link)
-    for task, ending, plant in chosen("beside", [*product(FOLDERS, endings, links)], trials):
+    for task, ending, plant in chosen("beside", [*product(QUICK, endings, links)], trials):
         name = f"{plant.__name__} .out.{ending}"
         older = FOLDERS[task][1] if len(place.trials) % 2 else None
         if task == "add":
@@ -307,12 +320,8 @@ def forged(scene, trials):
     ways = (*ways, "broken", "a list", "no files", "a number")
     tasks = [name for name in FOLDERS if name != "add"]
     for task, way, deep in chosen("forged", [*product(tasks, ways, (False, True))], trials):
-        words, older = FOLDERS[task]
-        [name] = [
-            n
-            for n in ("manifest.json", "model.json", "scorer.json", "world.json")
-            if (scene.folder / older / n).exists()
-        ]
+        older = FOLDERS[task][1]
+        name = MANIFESTS[older]
         format = json.loads((scene.folder / older / name).read_text())["format"]
         work = task in ("lr", "fit") and deep
         folder = place.task(f"{way}{' of a training' if work else ''}", task)
@@ -355,7 +364,7 @@ def outputs(scene, trials):
     """An output is an input, lies in one or holds one, under several spellings."""
     tally, place = Tally(FOREIGN.format("an output that is an input")), Place(scene, "inputs")
     spellings = ("plain", "dotted", "linked file", "linked folder", "new beside")
-    commands = [*FILES, *(name for name in FOLDERS if name != "add"), "prepare-exclude"]
+    commands = [*FILES, "prepare", "lr", "export", "prepare-exclude"]
     kinds = [*product(commands, INPUTS, spellings), *product(commands, ["."], ["plain"])]
     for command, given, spelling in chosen("inputs", kinds, trials):
         if command == "prepare-exclude":
@@ -394,7 +403,8 @@ def training_inputs(scene, _):
         words = FOLDERS[task][0].replace("OUT", "out")
         folder = place.trial(f"{task}, {given}", words, ["DATA", "MODEL"])
         (folder / given).rename(folder / "out.training")
-        place.trials[-1].words = words.replace("DATA", "out.training" if given == "DATA" else "DATA")
+        if given == "DATA":
+            place.trials[-1].words = words.replace("DATA", "out.training")
         place.keep()
     return place.judged(tally)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults import flips, kills, spellings
+from faults import flips, kills, removals, spellings
 from faults.scene import Scene
 
 pytestmark = pytest.mark.slow
@@ -36,3 +36,7 @@ def test_flipped_bits(scene):
 
 def test_spelled_ids_and_forgotten_values(scene):
     held(*spellings.spellings(scene.folder, 60), *spellings.forgetting(scene.folder, 7))
+
+
+def test_files_of_others(scene):
+    held(*removals.removals(scene, 4))

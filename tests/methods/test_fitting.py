@@ -175,6 +175,25 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
         fit(judging, held_out=[4])
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "number"])
+def test_a_training_leaves_the_files_of_others_alone(tmp_path, kind):
+    """The folder is refused before any step."""
+    folder, precious = tmp_path / "c", tmp_path / "precious"
+    (precious / "7").mkdir(parents=True)
+    (precious / "7" / "thesis").write_text("ten years")
+    if kind == "link":
+        folder.symlink_to(precious)
+    else:
+        mh.fit(DATA, noting(), directory=folder)
+        mine = folder / ("notes.txt" if kind == "file" else "7/thesis")
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("ten years")
+    with pytest.raises(InputError, match=r"is listed in no intact run\.json"):
+        mh.fit(DATA, noting(), directory=folder)
+    assert (precious / "7" / "thesis").read_text() == "ten years"
+    assert kind == "link" or mine.read_text() == "ten years"
+
+
 def test_two_trainings_do_not_share_checkpoints(tmp_path, writers):
     with writers.of(tmp_path / "c"), pytest.raises(Busy, match="another process is writing it"):
         mh.fit(DATA, noting(), directory=tmp_path / "c")

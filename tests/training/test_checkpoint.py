@@ -12,7 +12,8 @@ from commands import contents
 from damages import DAMAGES, inflict, largest_file
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.training.checkpoint import MANIFEST, Checkpoints
+from metaheac_jax.removing import CHECKPOINT
+from metaheac_jax.training.checkpoint import Checkpoints
 
 
 def state_of(step):
@@ -56,15 +57,14 @@ def files_of(folder):
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_stays(
     saved, tmp_path, damage, capfd
 ):
-    """Whichever file it is. Without its manifest, a checkpoint counts as half saved."""
+    """Whichever file it is."""
     rng = np.random.default_rng(0)
     for number, path in enumerate(files_of(saved / "7")):
         folder = Path(shutil.copytree(saved, tmp_path / str(number)))
         inflict(folder / path.relative_to(saved), damage, rng)
-        if path.name != MANIFEST or damage != "the file":
-            with pytest.raises(InputError, match=f"{folder / '7'}.*; delete {folder / '7'}, and"):
-                restored(folder)
-            shutil.rmtree(folder / "7")
+        with pytest.raises(InputError, match=f"{folder / '7'}.*; delete {folder / '7'}, and"):
+            restored(folder)
+        shutil.rmtree(folder / "7")
         assert restored(folder) == 3
     assert capfd.readouterr() == ("", "")  # orbax has not read it
     checkpoints = Checkpoints(folder)  # the run gets there again
@@ -73,10 +73,24 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_stays(
 
 
 def test_what_a_killed_process_has_half_written_is_removed(copied):
-    shutil.copytree(copied / "7", copied / "9")
-    (copied / "9" / MANIFEST).unlink()
+    shutil.copytree(copied / "7", copied / ".9.metaheac-new")
+    (copied / ".9.metaheac-new" / CHECKPOINT).unlink()
+    (copied / ".9.lock").touch()
     assert restored(copied) == 7
     assert contents(copied) == {"3", "7"}
+
+
+def test_folders_of_others_stay(copied):
+    """They are no checkpoints, though one has a number, and one a file among those of ours."""
+    (copied / "2").mkdir()
+    (copied / "2" / "thesis").write_text("ten years")
+    (copied / "3" / "notes").write_text("mine")
+    checkpoints = Checkpoints(copied)
+    for step in (8, 9, 10):
+        checkpoints.save(step, state_of(step), {"of": step})
+    assert contents(copied) == {"2", "3", "9", "10"}
+    assert contents(copied / "3") == {CHECKPOINT, "notes", "state"}
+    assert contents(copied / "2") == {"thesis"}
 
 
 def test_a_save_that_failed_stops_the_run_in_one_line(tmp_path):

@@ -95,7 +95,7 @@ def fit(folder, out, *words):
 def wait_for(training, jobs, *, seconds=600):
     """Waits until running jobs have saved a checkpoint; stops them if that takes too long."""
     end = time.monotonic() + seconds
-    while not [*training.glob("checkpoints/*/checkpoint.json")]:
+    while not [*training.glob("[0-9]*/checkpoint.json")]:
         assert [job.poll() for job in jobs] == [None] * len(jobs)
         if time.monotonic() > end:
             for job in jobs:

@@ -74,8 +74,8 @@ def main(options: Options) -> None:
     if (options.seeds is None) != (options.attributes is None):
         raise InputError("--attributes: give --seeds and --attributes together")
     check_size(options.size, options.percent)
-    inputs = (options.seeds, options.attributes, options.pool, *options.exclude)
-    terminal.check_output("--out", options.out, *inputs, endings=ENDINGS)
+    inputs = (options.model, options.data, options.seeds, options.attributes, options.pool)
+    terminal.check_output("--out", options.out, *inputs, *options.exclude, endings=ENDINGS)
     terminal.keep_compiled()
     with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)

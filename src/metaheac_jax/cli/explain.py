@@ -39,7 +39,8 @@ def main(options: Options) -> None:
     from metaheac_jax.files import write_json, write_text
     from metaheac_jax.model import load
 
-    terminal.check_output("--out", options.out, options.pool, endings=(".html", ".json"))
+    inputs = (options.model, options.data, options.pool)
+    terminal.check_output("--out", options.out, *inputs, endings=(".html", ".json"))
     terminal.keep_compiled()
     with terminal.progress_display() as progress:
         general = load(options.model, progress=progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -70,6 +69,7 @@ def main(options: Options) -> None:
     from metaheac_jax.methods.fitting import fit
     from metaheac_jax.model import MANIFEST, load, save
     from metaheac_jax.processes import from_first, is_first
+    from metaheac_jax.removing import RUN_MANIFEST, remove
     from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
     check_whole("--seed", options.seed, 0)
@@ -85,6 +85,7 @@ def main(options: Options) -> None:
     if writes := is_first():
         inputs = (options.data, options.start)
         terminal.check_output("MODEL", options.model, *inputs, manifest=MANIFEST)
+        terminal.check_output("MODEL", directory, *inputs, manifest=RUN_MANIFEST)
     with (
         locked(options.model) if writes else nullcontext(),
         terminal.progress_display() as progress,
@@ -102,12 +103,13 @@ def main(options: Options) -> None:
             campaigns=campaigns,
             seed=options.seed,
             mesh=mesh,
-            directory=directory / "checkpoints",
+            directory=directory,
             progress=progress,
         )
         if writes:
             save(general, options.model, progress=progress)
-            shutil.rmtree(directory, ignore_errors=True)
+            if not remove(directory):
+                notes.append(f"note: {directory} is kept, since it has files of others")
         from_first(None)  # the other processes end after the first
     trained = terminal.counted(len(general.campaigns), "campaign")
     told = f"{options.model}: {method.label}, trained on {trained}"

@@ -36,7 +36,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.data.preparing import prepare
+    from metaheac_jax.data.preparing import find_tables, prepare
     from metaheac_jax.data.storage import MANIFEST
     from metaheac_jax.data.table_file import is_url
     from metaheac_jax.files import locked
@@ -47,7 +47,8 @@ def main(options: Options) -> None:
         raise InputError(f"{options.source}: no such folder; give the one with the three tables")
     found = options.schema or folder / "schema.json"
     path = found if options.schema or found.exists() else None
-    inputs = (folder, path, *options.exclude)
+    tables = {} if is_url(options.source) else find_tables(folder)
+    inputs = (*map(Path, tables.values()), path, *options.exclude)
     terminal.check_output("DATA", options.data, *inputs, manifest=MANIFEST)
     with locked(options.data), terminal.progress_display() as progress:
         schema = None if path is None else Schema.read(path)

@@ -77,7 +77,7 @@ def _show(options: Options, audience: Path, out: Path) -> None:
     from metaheac_jax.data.simulation.truth import show
     from metaheac_jax.data.table_file import ENDINGS
 
-    terminal.check_output("--out", out, audience, endings=ENDINGS)
+    terminal.check_output("--out", out, options.world, audience, endings=ENDINGS)
     answers = show(options.world, audience, seed=options.seed)
     write_frame(out, answers)
     told = f"{out}: {answers['label'].sum():,} of {len(answers):,} users converted"

@@ -28,6 +28,7 @@ from metaheac_jax.errors import (
     Busy,
     Diverged,
     InputError,
+    about,
     message_of,
     printable,
 )
@@ -256,24 +257,25 @@ def check_output(
     Args:
       option: its name in messages.
       path: the output.
-      *inputs: what is read, and not replaced.
+      *inputs: all that is read; the output is none of it, nor in it, nor around it.
       endings: of a file, the endings of which its name must have one; any if empty.
-      manifest: of a folder, the manifest of its kind; what has none, and is not empty, is kept.
+      manifest: of a folder, the manifest of its kind; see `check_own`.
 
     Raises:
       InputError: the output cannot be written.
     """
-    from metaheac_jax.files import is_replaceable
+    from metaheac_jax.removing import check_own
 
-    for known in inputs:
-        if known is not None and path.resolve() in (known.resolve(), *known.resolve().parents):
+    own = path.resolve()
+    for known in filter(None, inputs):
+        read = known.resolve()
+        if own == read or own in read.parents or read in own.parents:
             raise InputError(f"{option}: {path} would replace {known}, which is read; give another")
     if endings and not path.name.lower().endswith(tuple(endings)):
         expected = " or ".join(endings)
         raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
     if manifest is None and not path.parent.is_dir():
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
-    if manifest is not None and path.exists() and not is_replaceable(path, manifest):
-        raise InputError(
-            f"{option}: {path} exists and has no {manifest} of this program; choose another folder"
-        )
+    if manifest is not None:
+        with about(option):
+            check_own(own, manifest)

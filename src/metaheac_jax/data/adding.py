@@ -16,13 +16,14 @@ from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.preparing import as_examples, indices, read_campaigns, read_examples
 from metaheac_jax.data.shown import leave_out_shown
-from metaheac_jax.data.storage import open_dataset, remove_unlisted, write_columns
+from metaheac_jax.data.storage import open_dataset, write_columns
 from metaheac_jax.data.table_file import Table, id_array
 from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.removing import remove_unlisted
 from metaheac_jax.schema import Vocabulary, as_texts, as_values, union_of_values
 
 

@@ -24,6 +24,7 @@ from metaheac_jax.data.views import UserRows, UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import fsync
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.removing import NEW, beside, remove_unlisted
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import (
     entries_of,
@@ -40,8 +41,6 @@ TABLE_SCHEMA = "schema.json"
 _REMEDY = "prepare the data first, or again"
 #: The name of a column's file: the column, and digits of its SHA-256.
 _FILE = re.compile(r"(?P<column>.+)-[0-9a-f]{16}\.npy")
-#: A file that is being written; a hidden file is nobody else's.
-_PART = ".part-"
 
 
 def write_columns(
@@ -88,15 +87,6 @@ def write_columns(
     remove_unlisted(directory)
 
 
-def remove_unlisted(directory: Path) -> None:
-    """Removes columns that the manifest does not name: of earlier data, or of a killed process."""
-    entries = read_manifest(directory / MANIFEST, format=FORMAT, remedy=_REMEDY)["files"]
-    for path in directory.iterdir():
-        is_column = _FILE.fullmatch(path.name) or path.name.startswith(_PART)
-        if is_column and path.name not in entries:
-            path.unlink()
-
-
 def _write(
     columns: Mapping[str, UserRows], directory: Path, progress: Progress
 ) -> dict[str, dict[str, Any]]:
@@ -105,8 +95,9 @@ def _write(
     for name, column in columns.items():
         path = directory / f"{name}.npy"
         if not path.exists():  # it was not streamed
-            path = directory / f"{_PART}{name}.npy"
-            np.save(path, column[:], allow_pickle=False)
+            path = beside(path, NEW)
+            with path.open("xb") as file:
+                np.save(file, column[:], allow_pickle=False)
         paths.append(path)
     entries, found = {}, entries_of(directory, paths, progress)
     for name, path in zip(columns, paths, strict=True):

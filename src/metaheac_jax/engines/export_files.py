@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.sealed import read_sealed
+from metaheac_jax.sealed import read_sealed, read_undisturbed
 
 FORMAT = "metaheac_jax scorer 4"
 MANIFEST = "scorer.json"
@@ -55,6 +55,10 @@ def read_export(folder: Path | str, *, progress: Progress = silent) -> Export:
         altered; the message names it.
     """
     folder = Path(folder)
-    manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=REMEDY, progress=progress)
-    files = {name: (folder / name).read_bytes() for name in manifest["files"]}
-    return Export(manifest["digest"], manifest, files)
+
+    def read() -> Export:
+        manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=REMEDY, progress=progress)
+        files = {name: (folder / name).read_bytes() for name in manifest["files"]}
+        return Export(manifest["digest"], manifest, files)
+
+    return read_undisturbed(folder, MANIFEST, read)

@@ -27,6 +27,7 @@ from metaheac_jax.methods.method import Method, Offline, Online, Trained, method
 from metaheac_jax.model import Customised, General, on_device
 from metaheac_jax.processes import check_same, is_first
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.removing import RUN_MANIFEST, check_own
 from metaheac_jax.schema import Vocabulary, union_of_values
 from metaheac_jax.sealed import keep_config
 from metaheac_jax.training.loop import Hook
@@ -82,15 +83,15 @@ def fit(
       mesh: several devices, from `training.sharding.device_mesh`; the result differs from that of
         one device only by rounding. If there are several processes, all call this with the same
         arguments and get the same model; the first one writes the files.
-      directory: folder for checkpoints, from which training resumes; None for no checkpoints. The
-        configuration is in a file beside the folder, with the same name and ``.json``. Of the
+      directory: folder for checkpoints, from which training resumes, and the configuration, in
+        ``run.json``; None for no checkpoints. It has nothing else in it and is no link. Of the
         settings, only the offline epochs and the offline patience may change.
       hooks: functions of the records of the training (`training.loop`), such as ``wandb.log``.
 
     Raises:
       InputError: a campaign cannot be trained on or held out (it is named), there are too few, the
-        method cannot use several devices or continue, or the directory has checkpoints of another
-        training, data, code or library version.
+        method cannot use several devices or continue, or the directory has files of others or
+        checkpoints of another training, data, code or library version.
       Busy: another process is writing to the directory.
       Diverged: the loss, gradient or result of a step is not finite.
     """
@@ -119,7 +120,7 @@ def fit(
         chosen,
         seed,
         start=start,
-        directory=None if directory is None else Path(directory).resolve(),
+        directory=None if directory is None else Path(directory).absolute(),
         mesh=mesh,
         label=method.label,
         hooks=hooks,
@@ -137,6 +138,7 @@ def fit(
         )
     if offline.directory is None or (mesh is not None and not is_first()):
         return _general(method, offline, method.fit(offline))
+    check_own(offline.directory, RUN_MANIFEST)
     with locked(offline.directory):
         _keep_config(method, offline, offline.directory)
         return _general(method, offline, method.fit(offline))
@@ -189,7 +191,7 @@ def _check_own(method: Method[Any], general: General) -> None:
 
 
 def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None:
-    """Writes a training's configuration beside its checkpoints, or compares it with that file.
+    """Writes a training's configuration among its checkpoints, or compares it with that file.
 
     Raises:
       InputError: the checkpoints are those of another training.
@@ -207,8 +209,7 @@ def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None
         "start": offline.start and [offline.start.digest, steps_of(offline.start)],
         **environment(),
     }
-    path = directory.with_name(f"{directory.name}.json")
-    restart = f"delete {path} and {directory} to train afresh"
+    path, restart = directory / RUN_MANIFEST, f"delete {directory} to train afresh"
     keep_config(path, config, {"processor": processor()}, restart=restart)
 
 

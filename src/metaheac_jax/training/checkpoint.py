@@ -1,25 +1,27 @@
-"""Checkpoints: complete and verified states of a run, with orbax's manager.
+"""Checkpoints: complete and verified states of a run, in orbax's format.
 
-``DIRECTORY/STEP/`` holds the files of orbax, and ``checkpoint.json`` with a digest of each file and
-notes. Orbax reads a damaged file without noticing, or ends in the middle of its own threads, so the
-digests are compared before it reads.
+``DIRECTORY/STEP/`` has ``state/``, orbax's files, and ``checkpoint.json`` with notes and a digest
+of each file. Orbax reads a damaged file without noticing, or ends in the middle of its own threads,
+so the digests are compared before it reads.
 """
 
 from __future__ import annotations
 
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from metaheac_jax.files import new_directory
 from metaheac_jax.processes import from_first, is_first
+from metaheac_jax.removing import CHECKPOINT, remove, remove_unlisted
 from metaheac_jax.sealed import read_sealed, seal
 
-FORMAT = "metaheac_jax checkpoint 1"
-MANIFEST = "checkpoint.json"
-_KEPT = ocp.training.preservation_policies.LatestN(2)  # one is left if the newest is damaged
+FORMAT = "metaheac_jax checkpoint 2"
+_STATE = "state"
+_KEPT = 2  # one is left if the newest is damaged
 _SHOWN = 160  # characters of another library's error message
 
 
@@ -35,12 +37,10 @@ class Checkpoints:
         directory: created if it does not exist; the same in all processes, which must see the same
           files.
         """
-        self.directory = Path(directory).resolve()
+        self.directory = Path(directory).absolute()
         if is_first():
             self.directory.mkdir(parents=True, exist_ok=True)
-            for step in self._folders():
-                if not (self.directory / str(step) / MANIFEST).exists():  # killed while saving
-                    shutil.rmtree(self.directory / str(step))
+            remove_unlisted(self.directory)  # of a process that was killed while saving
 
     @property
     def latest(self) -> int | None:
@@ -57,15 +57,15 @@ class Checkpoints:
             return
         folder = self.directory / str(step)
         try:
-            with ocp.training.Checkpointer(
-                str(self.directory),
-                preservation_policy=_KEPT,  # pyrefly: ignore[bad-argument-type]
-                cleanup_tmp_directories=True,
-            ) as manager:
-                manager.save(step, state, force=True)
-            if is_first():
-                files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-                seal(folder, MANIFEST, {"format": FORMAT, "notes": notes}, files)
+            writes = is_first()
+            whole = new_directory(folder, marker=CHECKPOINT) if writes else nullcontext(folder)
+            with whole as new:
+                ocp.save(str(from_first(new) / _STATE), state)
+                if writes:
+                    files = [path for path in sorted(new.rglob("*")) if path.is_file()]
+                    seal(new, CHECKPOINT, {"format": FORMAT, "notes": notes}, files)
+            for old in sorted(self._folders())[:-_KEPT] if writes else ():
+                remove(self.directory / str(old))
         except Exception as error:
             reason = " ".join(str(error).split())[:_SHOWN]
             raise OSError(
@@ -86,7 +86,7 @@ class Checkpoints:
         remedy = f"delete {folder}, and resume from the checkpoint before it, if there is one"
         manifest: Any = None
         if is_first():
-            manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=remedy)
+            manifest = read_sealed(folder, CHECKPOINT, format=FORMAT, remedy=remedy)
         manifest = from_first(manifest)
         context = ocp.Context()  # another mesh pads tables to another number of rows
         context.array_options.loading.enable_padding_and_truncation = True
@@ -94,7 +94,7 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
         with context:
-            return ocp.load(str(folder), places), manifest["notes"]
+            return ocp.load(str(folder / _STATE), places), manifest["notes"]
 
     def _folders(self) -> list[int]:
         """The steps of the checkpoints."""

@@ -14,7 +14,7 @@ import polars as pl
 
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import check_whole
-from metaheac_jax.sealed import read_sealed
+from metaheac_jax.sealed import read_sealed, read_undisturbed
 
 #: The manifest of a world's folder, and its format, which changes with the worlds that the same
 #: arguments give.
@@ -60,9 +60,14 @@ def read_truth(world: Path) -> tuple[Truth, dict[str, Any]]:
     Raises:
       InputError: the folder is no simulated world, or the model was altered.
     """
-    about = read_sealed(Path(world), MANIFEST, format=FORMAT, remedy="simulate the world again")
-    with np.load(Path(world) / TRUTH, allow_pickle=False) as file:
-        return Truth(**file), about
+    world, options = Path(world), {"format": FORMAT, "remedy": "simulate the world again"}
+
+    def read() -> tuple[Truth, dict[str, Any]]:
+        about = read_sealed(world, MANIFEST, verify=lambda name: name == TRUTH, **options)
+        with np.load(world / TRUTH, allow_pickle=False) as file:
+            return Truth(**file), about
+
+    return read_undisturbed(world, MANIFEST, read)
 
 
 def true_probability(

@@ -16,7 +16,6 @@ Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +54,7 @@ from metaheac_jax.data.simulation.truth import (
 )
 from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.removing import NEW, beside, remove
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.sealed import seal
 
@@ -117,7 +117,7 @@ def write_world(
     orders: list[np.ndarray] = []
     shown = np.zeros((2, shape.campaigns))
     with new_directory(target, marker=MANIFEST) as directory:
-        parts = directory / "parts"
+        parts = beside(directory / "parts", NEW)
         parts.mkdir()
         traits = np.empty((users, len(PERSONA)), np.float32)
         for start in range(0, users, CHUNK):
@@ -146,7 +146,7 @@ def write_world(
         # Memory holds few row groups.
         paths = sorted(parts.iterdir())
         _write(pl.scan_parquet(paths, glob=False), directory / "users.parquet")
-        shutil.rmtree(parts)
+        remove(parts)
 
         is_new = np.zeros(shape.campaigns, bool)
         rng = stream(seed, "new campaigns")
@@ -188,7 +188,8 @@ def write_world(
             "min_pool_examples": min_pool_examples,
             "new_campaigns": new_campaigns,
         }
-        seal(directory, MANIFEST, recipe, [directory / TRUTH], progress=progress)
+        files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+        seal(directory, MANIFEST, recipe, files, progress=progress)
 
 
 def _random_order(count: int, rng: np.random.Generator) -> np.ndarray:
