@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writers import wait_for_end
 
+from metaheac_jax import removing
 from metaheac_jax.errors import Busy, InputError
 from metaheac_jax.files import (
     inert_frame,
@@ -330,7 +331,8 @@ def test_no_planted_link_is_followed(tmp_path, kind, planted, link):
     assert read(tmp_path / "out") == "new"
     found = precious / "thesis" if link == "folder" else precious
     assert found.read_text() == "ten years"
-    assert contents(tmp_path) == {"precious", "out"}
+    kept = {planted} if planted == ".out.lock" and link == "hard link" else set()
+    assert contents(tmp_path) == {"precious", "out"} | kept
 
 
 def test_a_thread_may_take_what_it_holds_and_another_may_not(tmp_path):
@@ -558,3 +560,28 @@ def test_another_processor_is_told_and_not_refused(tmp_path):
     refused = pytest.raises(InputError, match=r"another seed \(0, now 1\); ")
     with pytest.warns(UserWarning, match=told), refused:
         keep(path, CONFIG | {"seed": 1}, changed)
+
+
+def test_a_lock_of_others_stays(tmp_path):
+    (tmp_path / ".out.lock").write_text("theirs")
+    write_text(tmp_path / "out", "ours")
+    assert (tmp_path / ".out.lock").read_text() == "theirs"
+    (tmp_path / ".other.lock").mkdir()
+    with pytest.raises(InputError, match=r"\.other\.lock: is a folder.*move it away"):
+        write_text(tmp_path / "other", "ours")
+
+
+def test_what_comes_into_a_folder_while_it_is_removed_stays(tmp_path, monkeypatch):
+    make(tmp_path / "out", a="a")
+    real = removing.foreign
+
+    def late(folder, *given):
+        found = real(folder, *given)
+        if folder.name == "out":
+            (folder / "notes.txt").write_text("theirs")
+        return found
+
+    monkeypatch.setattr(removing, "foreign", late)
+    assert not removing.remove(tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "theirs"
+    assert (tmp_path / "out" / "a").read_text() == "a"

@@ -39,7 +39,8 @@ def locked(target: Path) -> Iterator[None]:
 
     Raises:
       Busy: another process is writing the target.
-      InputError: something of others lies in a folder with a temporary name beside it.
+      InputError: something of others lies in a folder with a temporary name beside it, or is where
+        the lock is to be.
     """
     target = Path(target).resolve()
     path = beside(target, LOCK)
@@ -55,13 +56,16 @@ def locked(target: Path) -> Iterator[None]:
         raise Busy(
             f"{target}: another process is writing it; wait for it, or choose another output"
         ) from None
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder, where a lock is to be; move it away") from error
     try:
         _remove_leftovers(target)
         check_own(beside(target, OLD))
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # while it is still locked
+            if not path.stat().st_size:  # else it is a file of others
+                path.unlink()  # while it is still locked
         lock.release()
 
 

@@ -58,7 +58,10 @@ def remove(path: Path) -> bool:
         shutil.rmtree(path, ignore_errors=True)  # a reader may still have a file open
     elif foreign(path) is None and remove(new):
         path.rename(new)
-        remove(new)
+        if foreign(new) is None:  # nobody can put anything into it any more
+            remove(new)
+        else:
+            new.rename(path)
     return not os.path.lexists(path)
 
 

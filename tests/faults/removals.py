@@ -22,7 +22,6 @@ from faults.flips import interrupted
 from faults.scene import SETTINGS, Tally, begin, rng_of, started
 from metaheac_jax.cli.main import main
 from metaheac_jax.sealed import write_manifest
-from metaheac_jax.training import loop
 
 FOREIGN = "{}: no file of others is changed or removed"
 #: Seconds after which a command hangs.
@@ -202,8 +201,6 @@ class Place:
 def run_all(trials, results, error, compiled):
     """Runs trials one after the other in a child, since programs are compiled once."""
     begin(error, compiled)
-    loop.Training.__init__.__kwdefaults__.update(log_every=4)
-    loop.Saving.__init__.__kwdefaults__.update(seconds=0)
     with pytest.MonkeyPatch.context() as patch, small_simulation():
         patch.setattr("metaheac_jax.backend.check_backend", lambda: None)
         for trial in trials:

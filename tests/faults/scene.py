@@ -161,8 +161,10 @@ def started(function, *arguments):
 def begin(error, compiled):
     """Prepares a child: its streams, and where its compiled programs are.
 
-    They have a folder of their own, since a process may be killed while it writes one.
+    They have a folder of their own, since a process may be killed while it writes one. A training
+    saves every fourth step, or it would save nothing.
     """
+    loop.Training.__init__.__kwdefaults__.update(log_every=4, save_seconds=0)
     descriptor = os.open(error, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -174,9 +176,8 @@ def begin(error, compiled):
 
 
 def run_command(words, error, compiled):
-    """Runs a command in a child; a training saves every fourth step, or it would save nothing."""
+    """Runs a command in a child."""
     begin(error, compiled)
-    loop.Training.__init__.__kwdefaults__.update(log_every=4, save_seconds=0)
     sys.argv = ["metaheac", *words]
     main()
 

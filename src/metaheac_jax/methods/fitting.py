@@ -138,8 +138,8 @@ def fit(
         )
     if offline.directory is None or (mesh is not None and not is_first()):
         return _general(method, offline, method.fit(offline))
-    check_own(offline.directory, RUN_MANIFEST)
     with locked(offline.directory):
+        check_own(offline.directory, RUN_MANIFEST)
         _keep_config(method, offline, offline.directory)
         return _general(method, offline, method.fit(offline))
 
