@@ -432,7 +432,9 @@ def sealed(directory):
 
 
 def read(directory, **options):
-    return read_sealed(directory, MARKER, format=FORMAT, remedy="make it again", **options)
+    return read_sealed(
+        directory, MARKER, format=FORMAT, remedy="make it again", content={}, **options
+    )
 
 
 @pytest.mark.parametrize("file", ["text", "deep/bytes", MARKER])

@@ -1,5 +1,16 @@
-"""``python -m metaheac_jax``: the ``metaheac`` command."""
+"""The ``metaheac`` command, also as ``python -m metaheac_jax``."""
 
-from metaheac_jax.cli.main import main
+import os
+import signal
 
-main()
+
+def main() -> None:
+    """Runs ``metaheac``; Ctrl-C ends it without a word while it is imported."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from metaheac_jax.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -21,6 +21,15 @@ def printable(text: str) -> str:
     )
 
 
+def shown(plain: Any) -> Any:
+    """Plain data whose texts are `printable`; other data are as they were."""
+    if isinstance(plain, Mapping):
+        return {shown(name): shown(own) for name, own in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [shown(own) for own in plain]
+    return printable(plain) if isinstance(plain, str) else plain
+
+
 class InputError(ValueError):
     """Raised for invalid input that the user can fix.
 
@@ -29,8 +38,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        # Names and cells in a message may contain line ends.
-        super().__init__(" ".join(message.splitlines()))
+        # Names and cells in a message may contain line ends, and what a terminal would obey.
+        super().__init__(printable(" ".join(message.splitlines())))
 
 
 class Busy(InputError):
@@ -52,8 +61,8 @@ def message_of(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def check_whole(name: str, value: Any, minimum: int) -> None:
-    """Refuses anything but a whole number from ``minimum`` to `MAX_WHOLE`.
+def check_whole(name: str, value: Any, minimum: int, maximum: int = MAX_WHOLE) -> None:
+    """Refuses anything but a whole number from ``minimum`` to ``maximum``.
 
     Raises:
       InputError: the value is something else; the message names it.
@@ -61,8 +70,8 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < minimum:
         raise InputError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")
-    if int(value) > MAX_WHOLE:
-        raise InputError(f"{name}: expected a whole number of at most {MAX_WHOLE}, got {value!r}")
+    if int(value) > maximum:
+        raise InputError(f"{name}: expected a whole number of at most {maximum}, got {value!r}")
 
 
 class Diverged(RuntimeError):

@@ -213,15 +213,31 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The UTF-8 text in a file.
+
+    Raises:
+      InputError: the file is no regular one, such as a pipe, or is not UTF-8.
+      OSError: the file cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a regular file; give one")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeError as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-      InputError: the file is not valid JSON, gives a key twice or is nested too deeply.
+      InputError: as `read_text`; or it is not valid JSON, gives a key twice or is nested too deep.
       OSError: the file cannot be read.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
+        return json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
 

@@ -6,8 +6,9 @@ width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from metaheac_jax.backend import jit, processor
+from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, read_array
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.views import UserRows
-from metaheac_jax.errors import Diverged
+from metaheac_jax.errors import Diverged, InputError, about
 from metaheac_jax.files import new_directory
 from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
@@ -73,6 +75,14 @@ def initialise(
     campaign = jnp.zeros((layout.num_campaign_fields, width))
     table = jax.random.normal(table_key, (num_rows, width))
     return Weights(jit(network.init)(network_key, user, campaign), table)
+
+
+def weight_columns(network: Network, layout: Layout, *, num_rows: int, width: int) -> Columns:
+    """What the arrays of a network's `Weights` must be, by name; for the sizes see `initialise`."""
+    start = functools.partial(initialise, network, layout=layout, num_rows=num_rows, width=width)
+    shapes = jax.eval_shape(start, jax.random.key(0))._asdict()
+    flat: dict[str, Any] = flatten_dict(shapes, sep="/")
+    return {name: Column(own.dtype.str[1:], own.shape) for name, own in flat.items()}
 
 
 #: Scores users for one campaign: (P, S) table rows -> (P,), higher for more likely converts.
@@ -187,7 +197,15 @@ MANIFEST = "model.json"
 _OPTIMIZER = "optimizer"  # the subfolder for further training
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 #: Attributes of a general model that are plain data.
-_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out")
+_PLAIN = {
+    "method": str,
+    "config": dict,
+    "data": str,
+    "campaigns": [(int, str)],
+    "seed": COUNT,
+    "judgements": [[COUNT, float, float]],
+    "held_out": [(int, str)],
+}
 
 
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
@@ -216,6 +234,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             np.save(files[-1], np.asarray(array), allow_pickle=False)
         seal(folder, MANIFEST, content, files, progress=progress)
+        _read(folder, optimizer=True)  # what cannot be read again replaces no model
 
 
 def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:
@@ -229,27 +248,43 @@ def load(directory: Path | str, *, optimizer: bool = False, progress: Progress =
         the file.
     """
     folder = Path(directory)
-    return read_undisturbed(folder, MANIFEST, lambda: _load(folder, optimizer, progress))
+    general = read_undisturbed(folder, MANIFEST, lambda: _read(folder, optimizer, progress))
+    return replace(general, state=on_device(general.state))
 
 
-def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
+def _under(top: str, flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The arrays in a subfolder, as nested dicts."""
+    names = [name for name in flat if name.startswith(f"{top}/")]
+    return unflatten_dict({name.removeprefix(f"{top}/"): flat[name] for name in names}, sep="/")
+
+
+def _read(folder: Path, optimizer: bool, progress: Progress = silent) -> General:
     def wanted(name: str) -> bool:
         return optimizer or not name.startswith(f"{_OPTIMIZER}/")
 
-    body = read_sealed(
-        folder, MANIFEST, format=FORMAT, remedy=_REMEDY, verify=wanted, progress=progress
-    )
+    content = {"schema": dict, **_PLAIN}
+    options: dict[str, Any] = {"verify": wanted, "progress": progress, "content": content}
+    body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, **options)
     names = filter(wanted, body["files"])
-    flat = {n.removesuffix(".npy"): np.load(folder / n, allow_pickle=False) for n in names}
-    arrays = unflatten_dict(flat, sep="/")
-    schema = Schema.from_json(body["schema"])
+    flat = {n.removesuffix(".npy"): np.array(read_array(folder / n, _REMEDY)) for n in names}
+    with about(folder / MANIFEST):
+        schema = Schema.from_json(body["schema"])
+    check_arrays(flat, schema.value_columns("values/"), str(folder), _REMEDY)
+    for name, array in flat.items():  # what they must be otherwise, the method says
+        is_number = array.dtype.isnative and array.dtype.kind in "biuf"
+        if not name.startswith("values/") and not (is_number and array.dtype.itemsize <= 8):
+            raise InputError(f"{folder}: {name} has no numbers; {_REMEDY}")
+    try:
+        arrays = {top: _under(top, flat) for top in ("values", "state", _OPTIMIZER)}
+    except TypeError as error:
+        raise InputError(f"{folder}: a file has the name of a folder; {_REMEDY}") from error
     plain = {name: body[name] for name in _PLAIN}
     plain |= {name: tuple(body[name]) for name in ("campaigns", "held_out")}
     return General(
         schema=schema,
         vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
-        state=on_device(arrays.get("state", {})),
+        state=arrays["state"],
         digest=body["digest"],
-        optimizer=arrays.get(_OPTIMIZER),
+        optimizer=arrays[_OPTIMIZER] or None,
         **plain | {"judgements": tuple(Judgement(*line) for line in body["judgements"])},
     )

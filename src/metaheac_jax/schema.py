@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.errors import InputError, about, check_whole
+from metaheac_jax.boundary import Column
+from metaheac_jax.errors import InputError, about, check_whole, printable
 from metaheac_jax.files import read_json
 
 #: The missing value of a one-valued category of whole numbers; that of text is empty.
@@ -30,6 +31,8 @@ _NO_WHOLE = MISSING_WHOLE + 1  # stands for other text, and is never a value
 MISSING = "(missing)"
 #: Maximum length of a field's name, in UTF-8 bytes.
 _NAME_BYTES = 200
+#: Maximum number of slots of a list or a history, with which rows of users still fit into memory.
+_MAX_SLOTS = 1 << 16
 #: The types in JSON of attributes, and their names in messages.
 _JSON = {
     "str": (str, "text"),
@@ -80,20 +83,21 @@ class Field:
     def __post_init__(self) -> None:
         where = f"schema: field {self.name!r:.60}"
         long = len(self.name.encode(errors="replace")) > _NAME_BYTES
-        if not self.name or long or self.name.startswith(".") or set(self.name) & set("/\\\0"):
+        odd = long or self.name.startswith(".") or set(self.name) & set("/\\")
+        if not self.name or odd or printable(self.name) != self.name:
             raise InputError(
-                f"{where}: a name must have 1 to {_NAME_BYTES} bytes, no slash and no dot at its "
-                "start, since it names files; rename the column"
+                f"{where}: a name must have 1 to {_NAME_BYTES} bytes, no slash, no control "
+                "character and no dot at its start, since it names files; rename the column"
             )
-        check_whole(f"{where}: slots", self.slots, 1)
+        check_whole(f"{where}: slots", self.slots, 1, _MAX_SLOTS)
         check_whole(f"{where}: buckets", self.buckets, 0)
         try:
             edges = tuple(map(float, self.edges))  # JSON has a list
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: edges are not a list of numbers") from error
         object.__setattr__(self, "edges", edges)
-        if not all(a < b for a, b in pairwise(edges)):
-            raise InputError(f"{where}: edges do not ascend")
+        if not all(a < b for a, b in pairwise(edges)) or not np.isfinite(edges).all():
+            raise InputError(f"{where}: edges do not ascend, or are not finite")
         if self.separator and self.slots == 1:
             raise InputError(f"{where}: only a list has a separator; set slots to 2 or more")
         if self.buckets == 1 or (self.is_number and self.slots > 1):
@@ -156,7 +160,7 @@ class Schema:
     history: int = _of_tables(0)
 
     def __post_init__(self) -> None:
-        check_whole("schema: history", self.history, 0)
+        check_whole("schema: history", self.history, 0, _MAX_SLOTS)
         names = [self.user_id, self.campaign_id, *(field.name for field in self.fields)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -200,6 +204,16 @@ class Schema:
                 count = sum(other.history == own.history for other in self.user)
                 found += [(number, start, own.slots, count)] if own.history == own.name else []
         return found
+
+    def value_columns(self, prefix: str) -> dict[str, Column]:
+        """What the arrays of a `Vocabulary` must be, by the prefix and the field's name."""
+        columns = dict[str, Column]()
+        for own in self.fields:
+            count = len(own.edges)
+            kinds = Column("i8 U", (own.name,), order=np.less)
+            buckets = Column("i8", (count + 2,), -1, count + 1, np.less)
+            columns[prefix + own.name] = buckets if own.edges else kinds
+        return columns
 
     def check_same(self, other: Schema, what: str) -> None:
         """Refuses another schema.

@@ -6,15 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from metaheac_jax.boundary import COUNT, check_plain
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import is_settled, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.removing import RUN, digest_of
 
 T = TypeVar("T")
+
+_ENTRY = {"bytes": COUNT, "sha256": str}  # of a file in a manifest
 
 
 def entries_of(
@@ -56,23 +59,26 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
     return digest
 
 
-def read_manifest(path: Path, *, format: str, remedy: str) -> dict[str, Any]:
+def read_manifest(
+    path: Path, *, format: str, remedy: str, content: Mapping[str, Any]
+) -> dict[str, Any]:
     """Reads a manifest, but not the files that it names; see `read_sealed`.
 
     Raises:
-      InputError: there is no manifest, it was altered or has another format.
+      InputError: there is no manifest, it was altered, or has another format or content.
     """
     if not path.is_file():
         raise InputError(f"{path.parent}: has no {path.name}; {remedy}")
     try:
         body = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON; {remedy}") from error
     if body.get("format") != format:
         raise InputError(f"{path}: format {body.get('format')!r}, expected {format!r}; {remedy}")
     digest = body.pop("digest", None)
     if digest != digest_of(body):
         raise InputError(f"{path}: altered since it was written; {remedy}")
+    check_plain(body, dict(content), f"{path}", remedy)
     return {**body, "digest": digest}
 
 
@@ -82,6 +88,7 @@ def read_sealed(
     *,
     format: str,
     remedy: str,
+    content: Mapping[str, Any],
     verify: bool | Callable[[str], bool] = True,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def read_sealed(
       directory, manifest: as `seal` takes.
       format: required value of ``format`` in the manifest.
       remedy: advice to the user, for messages.
+      content: what else the manifest must have, see `boundary`; ``files`` has names of files.
       verify: whether to compare the SHA-256 of each file, which reads it; or of which, by name.
       progress: receives the bytes read.
 
@@ -98,13 +106,17 @@ def read_sealed(
       The content given to `seal`, with ``files`` and ``digest``. The digest covers all files.
 
     Raises:
-      InputError: there is no manifest, it was altered or has another format, or a file is missing,
-        truncated or altered; the message names it.
+      InputError: there is no manifest, it was altered, or has another format or content, or a file
+        is missing, truncated, altered or outside of the directory; the message names it.
     """
-    body = read_manifest(directory / manifest, format=format, remedy=remedy)
-    entries = body["files"]
+    content = {**content, "files": dict.fromkeys((str, *content.get("files", ())), _ENTRY)}
+    body = read_manifest(directory / manifest, format=format, remedy=remedy, content=content)
+    entries, home = body["files"], directory.resolve()
     for name, entry in entries.items():
-        file = directory / name
+        file, parts = directory / name, PurePosixPath(name).parts
+        inside = str(PurePosixPath(*parts)) == name and not {"..", "/"} & {*parts}
+        if not inside or not file.resolve().is_relative_to(home):
+            raise InputError(f"{directory / manifest}: names a file elsewhere, {name!r}; {remedy}")
         if not file.is_file():
             raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
         if (size := file.stat().st_size) != entry["bytes"]:
@@ -161,7 +173,7 @@ def keep_config(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(path, config)
         return
-    before = read_manifest(path, format=RUN, remedy=restart)
+    before = read_manifest(path, format=RUN, remedy=restart, content={})
     names = sorted({*before, *config} - {"digest"})
     changes = {
         name: f"{name} ({before.get(name)!s:.80}, now {config.get(name)!s:.80})"

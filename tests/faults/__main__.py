@@ -7,12 +7,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[n]) for n in (1, 2)]
 
-from faults import flips, kills, removals, spellings  # noqa: E402
+from faults import flips, forgeries, kills, removals, spellings  # noqa: E402
 from faults.scene import TASKS, Scene  # noqa: E402
 
 #: Trials of each kind: of each task, of each kind of file, or in all.
 TRIALS = {"kills": 40, "flips": 60, "writers": 10, "removals": 60}
-TRIALS |= {"spellings": 240, "forgetting": 21}
+TRIALS |= {"spellings": 240, "forgetting": 21, "forgeries": 25, "tables": 1, "stops": 6}
 
 
 def run(kind, scene, trials):
@@ -23,6 +23,12 @@ def run(kind, scene, trials):
         return [kills.two_writers(scene, TASKS, trials)]
     if kind == "removals":
         return removals.removals(scene, trials)
+    if kind == "forgeries":
+        return [*forgeries.forged(scene, trials)]
+    if kind == "tables":
+        return [forgeries.hostile(scene)]
+    if kind == "stops":
+        return [forgeries.stopped(scene, trials)]
     if kind in ("spellings", "forgetting"):
         return getattr(spellings, kind)(scene.folder, trials)
     tallies = [flips.inputs(scene, name, trials) for name in ("DATA", "MODEL")]

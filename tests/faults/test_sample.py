@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults import flips, kills, removals, spellings
+from faults import flips, forgeries, kills, removals, spellings
 from faults.scene import Scene
 
 pytestmark = pytest.mark.slow
@@ -40,3 +40,15 @@ def test_spelled_ids_and_forgotten_values(scene):
 
 def test_files_of_others(scene):
     held(*removals.removals(scene, 4))
+
+
+def test_forged_folders(scene):
+    held(*forgeries.forged(scene, 3))
+
+
+def test_hostile_tables(scene):
+    held(forgeries.hostile(scene, ["column 'a\\nb'", "a bomb", "an empty SIMULATED"]))
+
+
+def test_interruptions(scene):
+    held(forgeries.stopped(scene, 2))

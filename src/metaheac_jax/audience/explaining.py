@@ -27,7 +27,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
 from metaheac_jax.data.views import UserRows
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, shown
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
@@ -131,7 +131,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"summary": self.summary, "caution": self.caution}
+        return shown(asdict(self) | {"summary": self.summary, "caution": self.caution})
 
     def html(self) -> str:
         """The page: one file, which loads and runs nothing."""
@@ -140,6 +140,7 @@ class Explanation:
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("metaheac_jax", "audience"),
             autoescape=True,
+            finalize=lambda own: own if hasattr(own, "__html__") else shown(own),
             trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,

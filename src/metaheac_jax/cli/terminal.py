@@ -42,6 +42,7 @@ O = TypeVar("O")
 #: Exit code where the same command may succeed later; the number is that of sysexits.h.
 BUSY = 75
 _AGAIN = "run the same command again to continue"
+_SOON = 0.2  # seconds until KeyboardInterrupt is raised again if it was lost
 _SECONDS = 2.0  # least time between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
 
@@ -95,7 +96,7 @@ def print_table(title: str, frame: pl.DataFrame) -> None:
     """Prints a table without markup."""
     printed = Table(title=Text(printable(title)))
     for name, kind in frame.schema.items():
-        printed.add_column(name, justify="right" if kind.is_numeric() else "left")
+        printed.add_column(Text(printable(name)), justify="right" if kind.is_numeric() else "left")
     for row in frame.iter_rows():
         printed.add_row(*(Text(printable(_cell(value))) for value in row))
     print_lines("")
@@ -154,12 +155,12 @@ def command(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # letters not in the encoding are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
+    stop = Stop()
     chosen = _parsed(options, prog, description)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # half-written files are removed
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
     code = 2
     try:
-        _run(main, start, chosen)
+        _run(main, start, chosen, stop)
         code = 0
     except (InputError, BackendError, Diverged) as error:
         _tell(f"error: {error}")
@@ -172,15 +173,54 @@ def command(
         _tell(f"stopped; {_AGAIN}")
         code = 130
     except Exception:
+        if stop.asked:  # what KeyboardInterrupt became in a library
+            _tell(f"stopped; {_AGAIN}")
+            os._exit(130)
         if not _has_others():
             raise
         traceback.print_exc()
         code = 1
+    finally:
+        stop.at_once()
     if code and _has_others():  # at exit, jax would wait for the other processes
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+class Stop:
+    """What Ctrl-C and SIGTERM do: end the process at once, or in order.
+
+    Nothing is half-written while libraries are imported, which may take KeyboardInterrupt for an
+    error of their own.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.at_once()
+
+    def at_once(self) -> None:
+        """From now on they end the process without a word."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._handle(lambda *_: os._exit(130))
+
+    def in_order(self) -> None:
+        """From now on they raise KeyboardInterrupt, so that half-written files are removed."""
+        self._handle(self._raise)
+
+    def _handle(self, handler: Callable[..., None]) -> None:
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+    def _raise(self, *_: object) -> None:
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):  # it is on its way
+            return
+        # In a destructor or a callback of the garbage collector it is lost, so it is raised again.
+        self.asked, sys.unraisablehook = True, lambda _: None
+        signal.signal(signal.SIGALRM, self._raise)
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+        raise KeyboardInterrupt
 
 
 def _parsed(options: type[O], prog: str, description: str | None) -> O:
@@ -204,7 +244,9 @@ def _parsed(options: type[O], prog: str, description: str | None) -> O:
         signal.signal(signal.SIGPIPE, pipe)
 
 
-def _run(main: Callable[[O], object], start: Callable[[O], None] | None, chosen: O) -> None:
+def _run(
+    main: Callable[[O], object], start: Callable[[O], None] | None, chosen: O, stop: Stop
+) -> None:
     """Runs a command on a backend that computes correctly; a lack of memory is a MemoryError."""
     # Some versions of jaxlib log a page of text for each compiled program that they read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -215,6 +257,7 @@ def _run(main: Callable[[O], object], start: Callable[[O], None] | None, chosen:
     from metaheac_jax.backend import check_backend
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs errors that it raises
+    stop.in_order()
     try:
         if start is not None:
             start(chosen)

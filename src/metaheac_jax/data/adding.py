@@ -58,11 +58,7 @@ def add(
         raise InputError(f"{data.name}: is in no folder; prepare it from tables first")
     folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]
     with locked(folder):
-        forgets = np.size(np.asarray(exclude, object)) > 0
-        unread = () if forgets else of_users
-        data = open_dataset(
-            folder, verify=lambda name: name not in unread, histories=False, progress=progress
-        )
+        data = open_dataset(folder, histories=False, progress=progress)
         remove_unlisted(folder)
         schema = data.schema
         excluded, gone = find_named(exclude, data.user_ids, "exclude", schema.user_id)

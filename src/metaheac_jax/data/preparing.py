@@ -32,8 +32,8 @@ from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, writ
 from metaheac_jax.data.table_file import ENDINGS, Table, id_array, is_table
 from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.data.views import UserView
-from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, write_json
+from metaheac_jax.errors import InputError, printable
+from metaheac_jax.files import new_directory, read_text, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -98,7 +98,7 @@ def prepare(
     target, paths = Path(target).resolve(), find_tables(source)
     folder = Path(source).resolve()  # of a URL, one that does not exist
     world, beside = folder / TITLE, folder / TABLE_SCHEMA
-    title = world.read_text().splitlines()[0] if world.is_file() else folder.name
+    title = (read_text(world).splitlines() if world.is_file() else [])[:1] or [folder.name]
     infers = schema is None and not beside.exists()
     if schema is None:
         schema = Schema.read(beside) if beside.exists() else infer_schema(paths)
@@ -138,7 +138,7 @@ def prepare(
     with new_directory(target, marker=MANIFEST) as directory:
         rows = _write_users(directory, users, schema.missing, len(ids), parts, progress)
         dataset = Dataset(
-            name=title,
+            name=printable(title[0]),
             schema=schema.of_models,
             vocabulary=vocabulary,
             user_ids=user_ids,

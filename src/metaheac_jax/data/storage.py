@@ -9,19 +9,21 @@ after a crash the directory has the old or the new data, whole.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
 from metaheac_jax.data.campaign import Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.data.views import UserRows, UserView
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, about
 from metaheac_jax.files import fsync
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.removing import NEW, beside, remove_unlisted
@@ -41,6 +43,9 @@ TABLE_SCHEMA = "schema.json"
 _REMEDY = "prepare the data first, or again"
 #: The name of a column's file: the column, and digits of its SHA-256.
 _FILE = re.compile(r"(?P<column>.+)-[0-9a-f]{16}\.npy")
+#: What a manifest must have; also the number of examples of each stage.
+_COUNTS = dict.fromkeys(("users", "campaigns", "rows", "pad"), COUNT)
+_CONTENT = {"name": str, "schema": dict, "sensitive": [str], **_COUNTS}
 
 
 def write_columns(
@@ -63,7 +68,8 @@ def write_columns(
     """
     entries, pad = {}, dataset.num_rows
     if (directory / MANIFEST).exists():
-        before = read_manifest(directory / MANIFEST, format=FORMAT, remedy=_REMEDY)
+        options = {"format": FORMAT, "remedy": _REMEDY, "content": _CONTENT}
+        before = read_manifest(directory / MANIFEST, **options)
         every = before["files"].items()
         entries = {name: own for name, own in every if _column_of(name) in unchanged}
         pad = before["pad"] if "user_rows" in unchanged else pad
@@ -82,6 +88,8 @@ def write_columns(
         "sensitive": list(dataset.sensitive),
         "files": dict(sorted(entries.items())),
     }
+    # What cannot be read again replaces no data.
+    _open(directory, {**json.loads(json.dumps(content)), "digest": ""}, verify=False)
     fsync(directory)
     write_manifest(directory / MANIFEST, content)
     remove_unlisted(directory)
@@ -111,7 +119,7 @@ def _write(
 def open_dataset(
     directory: Path | str,
     *,
-    verify: bool | Callable[[str], bool] = True,
+    verify: bool = True,
     histories: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
@@ -123,21 +131,23 @@ def open_dataset(
 
     Args:
       directory: a directory written by `write_columns`.
-      verify: also compare the SHA-256 of each file with the manifest, which reads all files; or of
-        which, by the name of the column.
+      verify: also compare the SHA-256 of each file with the manifest, and check that all values are
+        in range, which reads all files.
       histories: also add the fields of histories, see `data.history`; they are not on disk.
       progress: receives the number of bytes verified.
 
     Raises:
-      InputError: there is no dataset, or a file is missing, truncated or altered; the message names
-        it.
+      InputError: there is no dataset, or a file is missing, truncated, altered or has no such
+        column; the message names it.
     """
     directory = Path(directory)
-    options: dict[str, Any] = {"format": FORMAT, "remedy": _REMEDY, "progress": progress}
-    options["verify"] = (lambda name: verify(_column_of(name))) if callable(verify) else verify
+    options: dict[str, Any] = {"format": FORMAT, "remedy": _REMEDY, "content": _CONTENT}
+    options |= {"verify": verify, "progress": progress}
 
     def read() -> Dataset:
-        data = _open(directory, read_sealed(directory, MANIFEST, **options))
+        manifest = read_sealed(directory, MANIFEST, **options)
+        with about(directory / MANIFEST):
+            data = _open(directory, manifest, verify)
         return with_histories(data) if histories else data
 
     return read_undisturbed(directory, MANIFEST, read)
@@ -149,23 +159,57 @@ def _column_of(name: str) -> str:
     return match["column"] if match else name
 
 
-def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
-    schema = Schema.from_json(manifest["schema"])
-    files = {_column_of(name): name for name in manifest["files"]}
+def _columns(manifest: Mapping[str, Any], schema: Schema, stages: Collection[str]) -> Columns:
+    """What each column must be."""
+    users, campaigns, pad, rows = (manifest[name] for name in _COUNTS)
+    columns = {
+        "user_key": Column("i8 S", (users,)),
+        "user_rows": Column("i4", (users, schema.num_slots), 0, pad + 1),
+        "campaign_key": Column("i8 S", (campaigns,), order=np.less),
+        "campaign_rows": Column("i4", (campaigns, len(schema.campaign)), 0, rows + 1),
+        **schema.value_columns("values_"),
+    }
+    for name in stages:
+        count = manifest[name]
+        columns |= {
+            f"{name}_offsets": Column("i8", (campaigns + 1,), 0, count + 1, np.less_equal),
+            f"{name}_user": Column("i4", (count,), 0, users),
+            f"{name}_label": Column("i1", (count,), 0, 2),
+            f"{name}_audience": Column("b1", (count,)),
+        }
+    for name in manifest["sensitive"]:
+        columns[f"sensitive_values_{name}"] = Column("U", (f"values of {name}",))
+        codes = Column("i4", (users, f"slots of {name}"), 0, f"values of {name} + 1")
+        columns[f"sensitive_codes_{name}"] = codes
+    return columns
 
-    def load(column: str) -> np.ndarray:
-        try:
-            return np.lib.format.open_memmap(directory / files[column], mode="r")
-        except ValueError as error:
-            path = directory / files[column]
-            raise InputError(f"{path}: altered since it was written; {_REMEDY}") from error
+
+def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset:
+    schema = Schema.from_json(manifest["schema"])
+    stages = ["stage1", "stage2", *(["left_out"] if "left_out" in manifest else [])]
+    check_plain(manifest, dict.fromkeys(stages, COUNT), MANIFEST, _REMEDY)
+    files = {_column_of(name): name for name in manifest["files"]}
+    columns = {
+        name: column
+        for name, column in _columns(manifest, schema, stages).items()
+        if name in files or not name.endswith("_audience")
+    }
+    found = {
+        name: read_array(directory / files[name], _REMEDY) for name in columns if name in files
+    }
+    check_arrays(found, columns, str(directory), _REMEDY, values=verify)
 
     def examples(stage: str) -> Examples:
-        names = [own.name for own in fields(Examples) if f"{stage}_{own.name}" in files]
-        return Examples(**{name: load(f"{stage}_{name}") for name in names})
+        names = [own.name for own in fields(Examples) if f"{stage}_{own.name}" in found]
+        own = Examples(**{name: found[f"{stage}_{name}"] for name in names})
+        if own.counts.sum() != len(own.user):
+            raise InputError(f"{stage}_offsets: are not those of all examples; {_REMEDY}")
+        return own
 
-    vocabulary = Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields))
-    user_rows = UserView(load("user_rows"))
+    vocabulary = Vocabulary(tuple(found[f"values_{field.name}"] for field in schema.fields))
+    if vocabulary.num_rows != manifest["rows"] or manifest["pad"] > manifest["rows"]:
+        raise InputError(f"rows: are not those of the {vocabulary.num_rows} values; {_REMEDY}")
+    user_rows = UserView(found["user_rows"])
     if manifest["pad"] != vocabulary.num_rows:
         lookup = np.arange(manifest["pad"] + 1, dtype=np.int32)
         lookup[-1] = vocabulary.num_rows
@@ -174,15 +218,17 @@ def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
         name=manifest["name"],
         schema=schema,
         vocabulary=vocabulary,
-        user_ids=load("user_key"),
+        user_ids=found["user_key"],
         user_rows=user_rows,
-        campaign_ids=load("campaign_key"),
-        campaign_rows=load("campaign_rows"),
+        campaign_ids=found["campaign_key"],
+        campaign_rows=found["campaign_rows"],
         stage1=examples("stage1"),
         stage2=examples("stage2"),
         left_out=examples("left_out") if "left_out" in manifest else None,
         sensitive={
-            name: SensitiveField(load(f"sensitive_values_{name}"), load(f"sensitive_codes_{name}"))
+            name: SensitiveField(
+                found[f"sensitive_values_{name}"], found[f"sensitive_codes_{name}"]
+            )
             for name in manifest["sensitive"]
         },
         digest=manifest["digest"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,13 @@ import polars as pl
 
 from metaheac_jax.data.campaign import EXPECTED_ID, plain_id
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import without_apostrophe
+from metaheac_jax.files import read_text, without_apostrophe
 
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
+#: Limits of a compressed CSV file, see `_check_size`, and how compressed files begin.
+_MAX_RATIO, _ANY_SIZE = 200, 1 << 28
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 _ROW = "number of the row"  # name of a column that no table should have
 #: Maximum length of a user or campaign id, in UTF-8 bytes.
@@ -47,6 +52,37 @@ def is_table(path: Path | str) -> bool:
             return False
         raise
     return True
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
+
+
+def _check_size(path: Path) -> None:
+    """Refuses a CSV file that a decompression would make far larger than tables become.
+
+    A table is seldom compressed to less than a fiftieth of its size, and the format of gzip allows
+    a thousandth, of which a small file could fill memory. Small results are harmless.
+
+    Raises:
+      InputError: the file is larger than `_MAX_RATIO` times its compressed size and `_ANY_SIZE`
+        bytes, or is compressed and its name does not say so.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not path.name.endswith(".gz"):
+        if start.startswith(_COMPRESSED):
+            raise InputError(f"{path}: is compressed; name it .csv.gz, or decompress it")
+        return
+    limit, size = max(_MAX_RATIO * path.stat().st_size, _ANY_SIZE), 0
+    with gzip.open(path) as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+            if size > limit:
+                raise InputError(
+                    f"{path}: has over {limit:,} bytes when it is decompressed, {_MAX_RATIO} times "
+                    "its own; check it, then decompress it or save it as Parquet"
+                )
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -99,6 +135,8 @@ class Table:
             self.path = str(source)
         if isinstance(source, pl.DataFrame):
             self._rows = source.lazy()
+        elif isinstance(self.path, Path) and self.path.exists() and not _is_regular(self.path):
+            raise InputError(f"{self.path}: is neither a regular file nor a folder; give one")
         elif is_url(source) and not str(source).endswith(ENDINGS):
             self._rows = pl.scan_parquet(f"{source}/**/*.parquet", hive_partitioning=True)
         elif isinstance(self.path, Path) and self.path.is_dir():
@@ -111,6 +149,9 @@ class Table:
                 self.lines = range(2, sys.maxsize)
         else:
             raise InputError(f"{source}: expected a file that ends in {', '.join(ENDINGS)}")
+        if self.lines and isinstance(self.path, Path):
+            with self._reading():
+                _check_size(self.path)
         with self._reading():
             self.names = self._rows.collect_schema().names()
         twice = [name for name in self.names if "_duplicated_" in name]  # as polars names it
@@ -132,7 +173,7 @@ class Table:
             yield
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: no such file; check the path") from error
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
             first = str(error).strip().partition("\n")[0][:200]
             raise InputError(f"{self.path}: cannot be read ({first}); repair the file") from error
 
@@ -293,10 +334,7 @@ def read_ids(path: Path, column: str, *, whole: bool) -> tuple[np.ndarray, Calla
 
 def _lines(path: Path, column: str) -> Table:
     """A table with a column of lines of a file, without empty ones and white space around."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
+    lines = read_text(path).split("\n")
     found = {number: own.strip() for number, own in enumerate(lines, start=1) if own.strip()}
     table = Table(pl.DataFrame({column: [*found.values()]}, {column: pl.String}), name=str(path))
     table.lines = [*found]

@@ -9,7 +9,6 @@ Axes: P users, S slots of a user, C campaigns of an export.
 from __future__ import annotations
 
 import functools
-import io
 import os
 import warnings
 from pathlib import Path
@@ -21,6 +20,7 @@ from jax import export as jax_export
 from pyarrow import types
 
 from metaheac_jax.backend import check_backend, jit, profile
+from metaheac_jax.boundary import Column, check_arrays, read_archive
 from metaheac_jax.encoding import Encoder, array_of, is_text, type_of
 from metaheac_jax.engines.export_files import (
     PROGRAM,
@@ -31,7 +31,7 @@ from metaheac_jax.engines.export_files import (
     Export,
     read_export,
 )
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, about
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 
@@ -78,12 +78,20 @@ class ArrowScorer:
     """
 
     def __init__(self, export: Export) -> None:
+        """Raises:
+        InputError: the export is not what `exporting.export_scorer` writes.
+        """
         self.export, manifest = export, export.manifest
-        schema = Schema.from_json(manifest["schema"])
-        self.campaigns, self.user_id = pa.array(manifest["campaigns"]), schema.user_id
+        with about("export"):
+            schema = Schema.from_json(manifest["schema"])
+        ids = manifest["campaigns"]
+        if len({*map(type, ids)}) != 1:
+            raise InputError(f"export: campaigns are not all numbers or all texts; {REMEDY}")
+        self.campaigns, self.user_id = pa.array(ids), schema.user_id
         self.columns = [own.name for own in schema.user]
-        with np.load(io.BytesIO(export.files[VALUES]), allow_pickle=False) as values:
-            vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
+        values = read_archive(export.files[VALUES], f"export: {VALUES}", REMEDY)
+        check_arrays(values, schema.value_columns("values/"), f"export: {VALUES}", REMEDY)
+        vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
         self._encoders = [
             Encoder(number, own, vocabulary, schema.missing)
             for number, own in enumerate(schema.user)
@@ -93,15 +101,20 @@ class ArrowScorer:
         try:
             program = jax_export.deserialize(bytearray(export.files[PROGRAM]))
             program.mlir_module()  # the operations, which are read when they are asked for
-        except (ValueError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:  # of a damaged program, any
             made = manifest["versions"]["jax"]
             raise InputError(
                 f"export: jax {jax.__version__} cannot read a program of jax {made}, which is for "
                 f"{READERS} it; {REMEDY}"
             ) from error
-        self._program = jit(program.call)
-        with np.load(io.BytesIO(export.files[WEIGHTS]), allow_pickle=False) as weights:
-            self._weights = jax.device_put(dict(weights))
+        weights = read_archive(export.files[WEIGHTS], f"export: {WEIGHTS}", REMEDY)
+        (kinds, users), _ = program.in_tree.unflatten(program.in_avals)
+        columns = {name: Column(own.dtype.str[1:], own.shape) for name, own in kinds.items()}
+        check_arrays(weights, columns, f"export: {WEIGHTS}", REMEDY)
+        sizes = users.shape[1], *(own.shape[1] for own in program.out_avals)
+        if sizes != (schema.num_slots, len(ids)):
+            raise InputError(f"export: {PROGRAM} is of other slots or campaigns; {REMEDY}")
+        self._program, self._weights = jit(program.call), jax.device_put(weights)
 
     def __call__(self, users: pa.RecordBatch | pa.Table) -> np.ndarray:
         """Columns of P users, by field name -> (P, C) scores, higher for more likely converts.

@@ -29,6 +29,12 @@ PROGRAM, WEIGHTS, VALUES = "scorer.stablehlo", "weights.npz", "values.npz"
 READERS = "versions of jax from three weeks before to six months after"
 #: What to do about an export that cannot be read.
 REMEDY = "export the campaign again with `metaheac export`"
+_CONTENT = {
+    "campaigns": [(int, str)],
+    "schema": dict,
+    "versions": {"jax": str},
+    "files": (PROGRAM, WEIGHTS, VALUES),
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,11 @@ def read_export(folder: Path | str, *, progress: Progress = silent) -> Export:
         altered; the message names it.
     """
     folder = Path(folder)
+    options: dict[str, Any] = {"content": _CONTENT, "progress": progress}
 
     def read() -> Export:
-        manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=REMEDY, progress=progress)
-        files = {name: (folder / name).read_bytes() for name in manifest["files"]}
+        manifest = read_sealed(folder, MANIFEST, format=FORMAT, remedy=REMEDY, **options)
+        files = {name: (folder / name).read_bytes() for name in _CONTENT["files"]}
         return Export(manifest["digest"], manifest, files)
 
     return read_undisturbed(folder, MANIFEST, read)

@@ -16,7 +16,15 @@ from jax import Array, export
 
 from metaheac_jax.customising.score import Program, joint_program
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, READERS, VALUES, WEIGHTS
+from metaheac_jax.engines.export_files import (
+    FORMAT,
+    MANIFEST,
+    PROGRAM,
+    READERS,
+    VALUES,
+    WEIGHTS,
+    read_export,
+)
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.model import Customised
@@ -83,6 +91,7 @@ def export_scorer(
         np.savez(folder / VALUES, **known)
         files = [folder / name for name in (PROGRAM, WEIGHTS, VALUES)]
         seal(folder, MANIFEST, content, files, progress=progress)
+        read_export(folder)  # what cannot be read again replaces no export
 
 
 def _id_of(campaign: Campaign) -> int | str:

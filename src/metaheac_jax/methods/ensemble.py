@@ -9,7 +9,7 @@ Axes: P users, E members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from metaheac_jax.boundary import Column, Columns
 from metaheac_jax.customising.score import SumScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config
@@ -119,6 +120,15 @@ class EnsembleMethod(Method[EnsembleConfig]):
         offline.progress(told, count, count)
         state = {"members": members, "shares": shares}
         return trained._replace(state=state, judgements=(judgement,))
+
+    def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
+        """Says what the states of the members must be, and their shares."""
+        columns = {"shares": Column("f8", (len(self.members),))}
+        for member in self.members:
+            above = f"members/{member.name}/"
+            own = {name.removeprefix(above): array for name, array in arrays.items()}
+            columns |= {f"{above}{k}": v for k, v in member.columns(online, own).items()}
+        return columns
 
     def customise(
         self, online: Online, state: State, campaigns: Sequence[Campaign]

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from metaheac_jax.backend import environment, processor
+from metaheac_jax.boundary import check_arrays
 from metaheac_jax.customising.score import without_hidden
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.history import Hidden
-from metaheac_jax.errors import InputError, about, check_whole
+from metaheac_jax.errors import Diverged, InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out_campaigns import (
     halve_each,
@@ -286,8 +288,15 @@ def customise(
         own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
     counted = known.campaigns_among(general.campaigns)
     known = known.limited(counted)
+    given = Online(known, seed, progress)
+    state = flatten_dict(dict(general.state), sep="/")
+    where = f"the general model of {general.data!r}"
+    check_arrays(state, method.columns(given, state), where, "fit it again")
     stage = method.customise if online else method.general_scorers
-    scorers = stage(Online(known, seed, progress), on_device(general.state), own)
+    try:
+        scorers = stage(given, on_device(general.state), own)
+    except np.linalg.LinAlgError as error:
+        raise Diverged(f"{where}: {error}; fit it again") from error
     hidden = [Hidden.of(known, counted, campaign) for campaign in own]
     scorers = map(without_hidden, scorers, hidden)
     return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=online)]

@@ -16,7 +16,7 @@ p features, C training campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metaheac_jax.boundary import Column, Columns
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, generator
 from metaheac_jax.data.campaign import Campaign
@@ -265,6 +266,31 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             "table": table,
             "features": {**features._asdict(), "sums": np.array(network.sums)},
             "prior": prior._asdict(),
+        }
+
+    def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
+        """Says what the arrays must be, for p features and C training campaigns."""
+        dataset = online.lengthened(self.config.list_lengths, ())[0].dataset
+        num_rows, attributes = dataset.num_rows, len(dataset.schema.campaign)
+        width, count = (
+            np.shape(arrays.get(name, 0))[-1] if np.ndim(arrays.get(name, 0)) == 2 else 0
+            for name in ("table", "network/directions")
+        )
+        linear = len(dataset.schema.user) * width + 1
+        num_factors = linear + count * (count + 1) // 2
+        directions = {"network/directions": Column("f4", (linear, count))}
+        every = {"mean": ("p",), "scale": ("p", "p"), "correlation": (attributes,)}
+        every |= {"inverse": ("C", "C"), "pull": ("C", "p")}
+        return {
+            **(directions if "network/directions" in arrays else {}),
+            "network/head": Column("f4", (num_factors,)),
+            "table": Column("f4 f8", (num_rows, width)),
+            "features/columns": Column("i4 i8", ("p",), 0, num_factors),
+            "features/centre": Column("f4", ("p",)),
+            "features/deviation": Column("f4", ("p",), 0),
+            "features/sums": Column("b1", ()),
+            "prior/rows": Column("i4", ("C", attributes), 0, num_rows + 1),
+            **{f"prior/{name}": Column("f4 f8", shape) for name, shape in every.items()},
         }
 
     def customise(

@@ -8,7 +8,7 @@ Axes: B examples, M user fields, N campaign fields, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metaheac_jax.boundary import Column, Columns
 from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
@@ -85,6 +86,13 @@ class LogisticRegression(Method[RegressionConfig]):
         offline = offline.lengthened(self.config.list_lengths)
         table = jnp.zeros((offline.dataset.num_rows, LINEAR_WIDTH))
         return Trained({"network": {"head": jnp.zeros(1)}, "table": table})
+
+    def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
+        """Says what the weights must be."""
+        del arrays
+        dataset = online.lengthened(self.config.list_lengths, ())[0].dataset
+        table = Column("f4", (dataset.num_rows, LINEAR_WIDTH))
+        return {"network/head": Column("f4", (1,)), "table": table}
 
     def customise(
         self, online: Online, state: State, campaigns: Sequence[Campaign]

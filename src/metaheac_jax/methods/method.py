@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,13 +13,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metaheac_jax.boundary import Columns
 from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError, about
 from metaheac_jax.methods.config import Config, GradientConfig, NetworkConfig
-from metaheac_jax.model import AdaptedWeights, General, Judgement, Scorer, State, Weights
+from metaheac_jax.model import (
+    AdaptedWeights,
+    General,
+    Judgement,
+    Scorer,
+    State,
+    Weights,
+    weight_columns,
+)
 from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.training.loop import Hook, Judge
@@ -149,6 +158,11 @@ class Method(ABC, Generic[ConfigT]):
         del online, state, campaigns
         return ()
 
+    def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
+        """Says what the arrays of a state must be for the data, as far as it is known."""
+        del online, arrays
+        return {}
+
     def changed(self, **changes: Any) -> Self:
         """Changes some settings, in a copy; see `Config.changed`."""
         return type(self)(self.config.changed(changes))
@@ -236,6 +250,13 @@ class NetworkMethod(GradientMethod[NetworkConfigT]):
     @abstractmethod
     def network(self) -> Network:
         """The network."""
+
+    def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
+        """Says what the weights of the network must be."""
+        del arrays
+        dataset = online.lengthened(self.config.list_lengths, ())[0].dataset
+        size = {"num_rows": dataset.num_rows, "width": self.config.width}
+        return weight_columns(self.network, dataset.layout, **size)
 
     def general_scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign]

@@ -43,7 +43,7 @@ def pinned(table: Array) -> Array:
     """The table (R, k) as `row_major` puts it; itself if it is `NARROW` or nothing changes."""
     place = row_major(table.sharding)
     there = not isinstance(place, Format) or cast(Any, table).format == place
-    if table.shape[1] <= NARROW or there:
+    if there or table.ndim != 2 or table.shape[1] <= NARROW:
         return table
     return jax.device_put(table, place)
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.removing import CHECKPOINT, remove, remove_unlisted
@@ -80,21 +81,26 @@ class Checkpoints:
           like: has the structure, shapes and dtypes of the state; a table may be padded otherwise.
 
         Raises:
-          InputError: it is damaged.
+          InputError: it is damaged, or has another state.
         """
         folder = self.directory / str(self.latest)
         remedy = f"delete {folder}, and resume from the checkpoint before it, if there is one"
         manifest: Any = None
         if is_first():
-            manifest = read_sealed(folder, CHECKPOINT, format=FORMAT, remedy=remedy)
+            options: Any = {"format": FORMAT, "remedy": remedy, "content": {"notes": dict}}
+            manifest = read_sealed(folder, CHECKPOINT, **options)
         manifest = from_first(manifest)
         context = ocp.Context()  # another mesh pads tables to another number of rows
         context.array_options.loading.enable_padding_and_truncation = True
         places = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
-        with context:
-            return ocp.load(str(folder / _STATE), places), manifest["notes"]
+        try:
+            with context:
+                return ocp.load(str(folder / _STATE), places), manifest["notes"]
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())[:_SHOWN]
+            raise InputError(f"{folder}: cannot be read ({reason}); {remedy}") from error
 
     def _folders(self) -> list[int]:
         """The steps of the checkpoints."""

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.backend import in_threads, profile
+from metaheac_jax.boundary import check_plain
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Judgement
 from metaheac_jax.processes import from_first
@@ -133,11 +134,13 @@ class Training:
         """Goes on from the newest checkpoint; says whether there is one.
 
         Raises:
-          InputError: the checkpoint is of a later step than the last one.
+          InputError: the checkpoint is of a later step than the last one, or is damaged.
         """
         if checkpoints.latest is None:
             return False
         arrays, notes = checkpoints.restore(self.arrays)
+        judged, remedy = {"judgements": [[(int, float), float, float]]}, "delete the checkpoint"
+        check_plain(notes, judged, f"{checkpoints.directory}: notes", remedy)
         self.state, self.best, self.done = arrays["state"], arrays.get("best"), checkpoints.latest
         self.judgements = [Judgement(int(step), *own) for step, *own in notes["judgements"]]
         if self.done > self.num_steps:  # a longer training has another result

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from metaheac_jax.boundary import COUNT, Column, check_arrays, read_archive
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import check_whole
 from metaheac_jax.sealed import read_sealed, read_undisturbed
@@ -24,6 +25,16 @@ TRUTH = "truth.npz"
 AUC = 0.80  # of the true probability against labels, as a mean over campaigns
 _HALVINGS = 16  # of the interval that contains the scale
 _BLOCK = 100_000  # pairs whose terms are in memory at a time
+
+
+_COLUMNS = {
+    "user_ids": Column("i8", ("U",), order=np.less),
+    "campaign_ids": Column("i8", ("C",), order=np.less),
+    "traits": Column("f4", ("U", "D")),
+    "pairs": Column("f8", (2, "D", "PAIRS")),
+    "weights": Column("f8", ("D + PAIRS", "C")),
+    "intercept": Column("f8", ("C",)),
+}
 
 
 class Truth(NamedTuple):
@@ -60,12 +71,15 @@ def read_truth(world: Path) -> tuple[Truth, dict[str, Any]]:
     Raises:
       InputError: the folder is no simulated world, or the model was altered.
     """
-    world, options = Path(world), {"format": FORMAT, "remedy": "simulate the world again"}
+    world, remedy = Path(world), "simulate the world again"
+    path, content = world / TRUTH, {"seed": COUNT, "files": [TRUTH]}
+    options: Any = {"format": FORMAT, "remedy": remedy, "content": content}
 
     def read() -> tuple[Truth, dict[str, Any]]:
         about = read_sealed(world, MANIFEST, verify=lambda name: name == TRUTH, **options)
-        with np.load(world / TRUTH, allow_pickle=False) as file:
-            return Truth(**file), about
+        arrays = read_archive(path.read_bytes(), f"{path}", remedy)
+        check_arrays(arrays, _COLUMNS, f"{path}", remedy)
+        return Truth(**{name: arrays[name] for name in _COLUMNS}), about
 
     return read_undisturbed(world, MANIFEST, read)
 
