@@ -290,7 +290,7 @@ def test_readers_see_whole_data_during_additions(data):
         digests.add(add(data, campaigns=topic, examples=frame([("k9", number, 1, 1, 0)])).digest)
     stop.set()
     thread.join()
-    assert not failures
+    assert not failures, [repr(own)[:300] for own in failures[:3]]
     assert seen <= digests
     with locked(data.folder), ThreadPoolExecutor() as threads, pytest.raises(Busy):
         threads.submit(add, data).result()
@@ -325,11 +325,9 @@ def test_damaged_data_and_data_in_memory_are_refused(data):
     path.write_bytes(b"x" + content[1:])
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
         add(data, examples=frame([("k0", 1, 1, 1, 0)]))
-    # Adding reads no users, so one that is damaged stays so.
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
-        open_dataset(data.folder)
+        add(data, examples=frame([("k0", 1, 1, 1, 0)]))
     path.write_bytes(content)
     (data.folder / MANIFEST).unlink()
     with pytest.raises(InputError, match=r"has no manifest\.json"):

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import polars as pl
-from metaheac_jax.audience.explanation import audience_traits, sensitive_traits
+from metaheac_jax.audience.explaining import audience_traits, sensitive_traits
 
 import metaheac_jax as mh
 from faults.scene import Tally, rng_of

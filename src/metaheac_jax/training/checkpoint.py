@@ -87,7 +87,7 @@ class Checkpoints:
         remedy = f"delete {folder}, and resume from the checkpoint before it, if there is one"
         manifest: Any = None
         if is_first():
-            options: Any = {"format": FORMAT, "remedy": remedy, "content": {"notes": dict}}
+            options: Any = {"format": FORMAT, "remedy": remedy, "content": {}}
             manifest = read_sealed(folder, CHECKPOINT, **options)
         manifest = from_first(manifest)
         context = ocp.Context()  # another mesh pads tables to another number of rows
@@ -97,7 +97,7 @@ class Checkpoints:
         )
         try:
             with context:
-                return ocp.load(str(folder / _STATE), places), manifest["notes"]
+                return ocp.load(str(folder / _STATE), places), manifest.get("notes")
         except (ValueError, TypeError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:_SHOWN]
             raise InputError(f"{folder}: cannot be read ({reason}); {remedy}") from error
