@@ -16,7 +16,7 @@ from jax import Array, export
 
 from metaheac_jax.customising.score import Program, joint_program
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, READERS, VALUES, WEIGHTS
+from metaheac_jax.engines.export_files import FORMAT, MANIFEST, PROGRAM, VALUES, WEIGHTS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.model import Customised
@@ -70,7 +70,8 @@ def export_scorer(
         "schema": schema.to_json(),
         "platforms": PLATFORMS,
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
-        "readers": f"{READERS} {jax.__version__}",
+        # What `jax.export` promises.
+        "readers": f"jax {jax.__version__} and versions up to 3 weeks older or 6 months newer",
     }
     known: dict[str, Any] = {
         f"values/{field.name}": values
