@@ -29,7 +29,7 @@ from metaheac_jax.files import (
     without_apostrophe,
     write_text,
 )
-from metaheac_jax.removing import remove, remove_unlisted
+from metaheac_jax.removing import check_own, remove, remove_unlisted
 from metaheac_jax.sealed import (
     keep_config,
     read_sealed,
@@ -226,6 +226,53 @@ def test_a_folder_with_something_of_others_stays(tmp_path, kind, name):
         make(out)
     assert not remove(out)
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("part", ["deep", "deep/a", MARKER])
+def test_a_link_in_the_place_of_a_part_is_not_ours(tmp_path, part):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    with new_directory(out, marker=MARKER) as new:
+        (new / "deep").mkdir()
+        (new / "deep" / "a").write_text("old")
+        seal(new, MARKER, {"format": FORMAT}, [new / "deep" / "a"])
+    (out / part).rename(elsewhere)
+    (out / part).symlink_to(elsewhere)
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match="is listed in no intact"):
+        make(out)
+    assert not remove(out)
+    assert everything(tmp_path) == before
+
+
+def test_a_link_to_a_folder_of_ours_is_not_ours(tmp_path):
+    make(tmp_path / "elsewhere")
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="out: is listed in no intact"):
+        check_own(tmp_path / "out")
+
+
+@pytest.mark.parametrize("foreign", [None, "7/mine", "member/mine", "member/7/mine", "2024/mine"])
+def test_the_folder_of_a_training_has_checkpoints_alone(tmp_path, foreign):
+    """Those of a member of an ensemble are in a folder of its own."""
+    folder = tmp_path / "training"
+    keep(folder / "run.json", CONFIG)
+    for name in ("7", "member/7", "member/12"):
+        with new_directory(folder / name, marker="checkpoint.json") as new:
+            (new / "state").write_text("weights")
+            seal(new, "checkpoint.json", {"format": FORMAT}, [new / "state"])
+    (folder / "member" / ".13.metaheac-new").mkdir()  # of a killed process
+    if foreign is None:
+        check_own(folder, "run.json")
+        assert remove(folder)
+        assert contents(tmp_path) == set()
+        return
+    (folder / foreign).parent.mkdir(exist_ok=True)
+    (folder / foreign).write_text("ten years")
+    before = everything(folder)
+    with pytest.raises(InputError, match=f"{foreign}: is listed in no intact run.json"):
+        check_own(folder, "run.json")
+    assert not remove(folder)
+    assert everything(folder) == before
 
 
 def everything(folder):

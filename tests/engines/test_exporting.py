@@ -64,7 +64,7 @@ def test_another_version_is_refused(made, tmp_path):
     export = shutil.copytree(made.export, tmp_path / "tea")
     manifest = (export / MANIFEST).read_text()
     (export / MANIFEST).write_text(manifest.replace(FORMAT, "metaheac_jax scorer 3"))
-    with pytest.raises(InputError, match=r"format .*scorer 3.*, expected .*scorer 4.*export the"):
+    with pytest.raises(InputError, match=r"format .*scorer 3.*, expected .*scorer 5.*export the"):
         open_export(export)
 
 
@@ -87,7 +87,7 @@ def test_two_exports_of_a_model_have_the_same_bytes(made, tmp_path):
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (made.export / name).read_bytes(), name
     manifest = read_export(made.export).manifest
-    assert manifest["readers"].endswith(f"six months after {jax.__version__}")
+    assert manifest["readers"].startswith(f"jax {jax.__version__} and")
 
 
 def test_what_cannot_be_exported(made, tmp_path):

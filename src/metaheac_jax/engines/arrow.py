@@ -22,15 +22,7 @@ from pyarrow import types
 from metaheac_jax.backend import check_backend, jit, profile
 from metaheac_jax.boundary import Column, check_arrays, read_archive
 from metaheac_jax.encoding import Encoder, array_of, is_text, type_of
-from metaheac_jax.engines.export_files import (
-    PROGRAM,
-    READERS,
-    REMEDY,
-    VALUES,
-    WEIGHTS,
-    Export,
-    read_export,
-)
+from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, Export, read_export
 from metaheac_jax.errors import InputError, about
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -45,10 +37,8 @@ def open_export(folder: Path | str, *, progress: Progress = silent) -> ArrowScor
     scorer = ArrowScorer(read_export(folder, progress=progress))
     made = scorer.export.manifest["versions"]["jax"]
     if jax.__version_info__ < tuple(int(part) for part in made.split(".") if part.isdigit()):
-        warnings.warn(
-            f"{folder}: written by jax {made}, read by {jax.__version__}; made for {READERS} it",
-            stacklevel=2,
-        )
+        readers = scorer.export.manifest["readers"]
+        warnings.warn(f"{folder}: is for {readers}, this is {jax.__version__}", stacklevel=2)
     return scorer
 
 
@@ -102,10 +92,9 @@ class ArrowScorer:
             program = jax_export.deserialize(bytearray(export.files[PROGRAM]))
             program.mlir_module()  # the operations, which are read when they are asked for
         except Exception as error:  # of a damaged program, any
-            made = manifest["versions"]["jax"]
             raise InputError(
-                f"export: jax {jax.__version__} cannot read a program of jax {made}, which is for "
-                f"{READERS} it; {REMEDY}"
+                f"export: jax {jax.__version__} cannot read the program, which is for "
+                f"{manifest['readers']}; {REMEDY}"
             ) from error
         weights = read_archive(export.files[WEIGHTS], f"export: {WEIGHTS}", REMEDY)
         (kinds, users), _ = program.in_tree.unflatten(program.in_avals)

@@ -22,11 +22,9 @@ from typing import Any
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import read_sealed, read_undisturbed
 
-FORMAT = "metaheac_jax scorer 4"
+FORMAT = "metaheac_jax scorer 5"
 MANIFEST = "scorer.json"
 PROGRAM, WEIGHTS, VALUES = "scorer.stablehlo", "weights.npz", "values.npz"
-#: The versions of jax that promise to read a program of the version that is named after this.
-READERS = "versions of jax from three weeks before to six months after"
 #: What to do about an export that cannot be read.
 REMEDY = "export the campaign again with `metaheac export`"
 _CONTENT = {

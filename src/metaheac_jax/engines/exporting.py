@@ -20,7 +20,6 @@ from metaheac_jax.engines.export_files import (
     FORMAT,
     MANIFEST,
     PROGRAM,
-    READERS,
     VALUES,
     WEIGHTS,
     read_export,
@@ -78,7 +77,8 @@ def export_scorer(
         "schema": schema.to_json(),
         "platforms": PLATFORMS,
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
-        "readers": f"{READERS} {jax.__version__}",
+        # What `jax.export` promises.
+        "readers": f"jax {jax.__version__} and versions up to 3 weeks older or 6 months newer",
     }
     known: dict[str, Any] = {
         f"values/{field.name}": values
