@@ -119,16 +119,19 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     field = np.repeat(np.arange(len(sizes)), sizes)
     values = fractions(layout, users, num_rows)
     table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
+    pairs = list(zip(schema.user, sizes, strict=False))
+    large = [size > _WIDTH and not own.history for own, size in pairs]
+    slots = np.repeat(large, layout.user_slots)
     counts = exposure_counts(
-        (fractions(layout, rows, num_rows), label) for rows, label in examples_of(offline)
+        (fractions(layout, np.where(slots, own, num_rows), num_rows), label)
+        for own, label in examples_of(offline)
     )
-    for own, rows, size in zip(schema.user, ranges, sizes, strict=False):
+    for rows, size, is_large in zip(ranges, sizes, large, strict=False):
         if size <= _WIDTH:
             table[rows, :_WIDTH] = np.eye(size, _WIDTH)
-        elif not own.history:
-            table[rows, _WIDTH:] = exposure_coordinates(
-                [csr_matrix(of[:, rows]) for of in counts], _WIDTH
-            )
+        elif is_large:
+            each = [csr_matrix(of[:, rows]) for of in counts]
+            table[rows, _WIDTH:] = exposure_coordinates(each, _WIDTH)
     if schema.history:  # the last lists are those that are computed
         lists = [ranges[number] for number, *_ in schema.lists[-len(NAMES) :]]
         often = value_counts(users, num_rows)
