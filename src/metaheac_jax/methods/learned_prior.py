@@ -27,7 +27,6 @@ from metaheac_jax.customising.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config, setting
-from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     Method,
     Offline,
@@ -36,7 +35,13 @@ from metaheac_jax.methods.method import (
     adapt_each,
     register,
 )
-from metaheac_jax.methods.user_features import Features, examples_of, learn_features, vectors_of
+from metaheac_jax.methods.user_features import (
+    Features,
+    examples_of,
+    learn_features,
+    network_of,
+    vectors_of,
+)
 from metaheac_jax.model import AdaptedWeights, State, Weights
 from metaheac_jax.ranking import auc
 from metaheac_jax.solvers.posterior import (
@@ -135,7 +140,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         offline.progress(f"{offline.label}: features of users", 0, 2)
         table, features = learn_features(offline, self.config.num_factors)
         offline.progress(f"{offline.label}: a prior from {count} campaigns", 1, 2)
-        vectors = partial(vectors_of, dataset.layout, jnp.asarray(table))
+        vectors = partial(vectors_of, dataset, jnp.asarray(table))
         read = examples_of(offline)
         campaigns = [Examples(features(vectors(users)), label) for users, label in read]
         strength, first = len(features.groups), np.full(len(features.groups), _FIRST_VARIANCE)
@@ -168,7 +173,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         self, online: Online, state: State, campaigns: Sequence[Campaign], *, learns: bool
     ) -> list[AdaptedScorer]:
         online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
-        layout, weights = online.dataset.layout, Weights(state["network"], state["table"])
+        weights = Weights(state["network"], state["table"])
         features = Features(**jax.device_get(state["features"]))
         prior = Prior(**jax.device_get(state["prior"]))
 
@@ -176,12 +181,12 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             own = prior.of(examples.ids.campaign, online.dataset.num_rows)
             mode = np.append(own.mean, 0.0)
             if learns:
-                x = features(vectors_of(layout, weights.table, examples.ids.user))
+                x = features(vectors_of(online.dataset, weights.table, examples.ids.user))
                 mode = posterior_mode(Examples(x, examples.label), own)
             head = features.head(mode[:-1], mode[-1])
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
-        return adapt_each(online, LinearHead(), weights, campaigns, adapt)
+        return adapt_each(online, network_of(online.dataset.schema), weights, campaigns, adapt)
 
 
 def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

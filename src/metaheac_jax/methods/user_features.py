@@ -3,9 +3,9 @@
     values -> coordinates -> joint factors of users -> features
 
 A user's vector of a field is the mean of its values' `data.coordinates`, by co-occurrence and by
-exposure; of a field with few values, the fraction of each instead. What several fields show at
-once are `data.factors`. These are features, and so are the vectors of fields with not too many
-values, what is known by exposure, and what histories tell.
+exposure; of a history, the sum; of a field with few values, the fraction of each instead. What
+several fields show at once are `data.factors`. These are features, and so are the vectors of fields
+with not too many values, what is known by exposure, and what histories tell.
 
 Axes: P users, S slots of a user, M user fields, R table rows, k columns of a field's vector,
 F entries of all vectors and 1, p features.
@@ -34,11 +34,13 @@ from metaheac_jax.data.coordinates import (
     sampled_users,
     value_coordinates,
 )
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.factors import factor_model
 from metaheac_jax.data.history import NAMES
 from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import Offline
+from metaheac_jax.schema import Schema
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import value_counts
 
@@ -86,7 +88,7 @@ def learn_features(offline: Offline, num_factors: int) -> tuple[np.ndarray, Feat
     with threadpool_limits(1, "blas"):  # several threads would round otherwise
         table = coordinates_of(offline, users)
         users = sampled_users(users, _USERS_OF_FACTORS)
-        vectors = vectors_of(dataset.layout, jnp.asarray(table), users)[:, :-1]
+        vectors = vectors_of(dataset, jnp.asarray(table), users)[:, :-1]
         mean = vectors.mean(axis=0, dtype=np.float64)
         covariance = np.cov(vectors, rowvar=False, dtype=np.float64)
         used = np.flatnonzero(np.diag(covariance) > _MIN_VARIANCE)
@@ -152,17 +154,23 @@ def examples_of(offline: Offline) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield dataset.user_rows.of_examples(stage.user[kept], c), stage.label[kept]
 
 
-def vectors_of(layout: Layout, table: Any, users: UserRows) -> np.ndarray:
-    """(P, S) table rows of users -> (P, F) the factors of a `LinearHead`."""
-    vectors = partial(_compiled_vectors(layout), table)
+def network_of(schema: Schema) -> LinearHead:
+    """The network of a schema: the vectors of histories are sums, of other fields means."""
+    return LinearHead(tuple(number for number, own in enumerate(schema.user) if own.history))
+
+
+def vectors_of(dataset: Dataset, table: Any, users: UserRows) -> np.ndarray:
+    """(P, S) table rows of users -> (P, F) the factors of the network."""
+    layout = dataset.layout
+    vectors = partial(_compiled_vectors(network_of(dataset.schema), layout), table)
     return over_users(vectors, users, layout.num_slots, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)
-def _compiled_vectors(layout: Layout) -> Callable[..., Array]:
+def _compiled_vectors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
     @jit
     def vectors(table: Array, users: Array) -> Array:
-        return LinearHead().offset_and_factors({}, layout.users(table, users))[1]
+        return network.offset_and_factors({}, layout.users(table, users))[1]
 
     return vectors
 
