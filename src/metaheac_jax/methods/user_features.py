@@ -123,10 +123,9 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
     pairs = list(zip(schema.user, sizes, strict=False))
     large = [size > _WIDTH and not own.history for own, size in pairs]
-    slots = np.repeat(large, layout.user_slots)
     counts = exposure_counts(
-        (fractions(layout, np.where(slots, own, num_rows), num_rows), label)
-        for own, label in examples_of(offline)
+        (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
+        for rows, label in examples_of(offline)
     )
     for rows, size, is_large in zip(ranges, sizes, large, strict=False):
         if size <= _WIDTH:
