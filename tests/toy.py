@@ -33,9 +33,7 @@ TINY = {
     "online_learning_rate": 0.02,
     "online_epochs": 2,
     "online_patience": None,
-    "num_coordinates": 2,
-    "sums": False,
-    "num_directions": 2,
+    "num_factors": 2,
     "patience": None,
 }
 

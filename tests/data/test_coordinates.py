@@ -1,14 +1,22 @@
-"""Coordinates of values: correspondence analysis without labels."""
+"""Coordinates of values: correspondence analysis of co-occurrence and of exposure."""
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from metaheac_jax.data.coordinates import campaign_coordinates, sampled_users, value_coordinates
+from metaheac_jax.data.coordinates import (
+    campaign_coordinates,
+    exposure_coordinates,
+    exposure_counts,
+    fractions,
+    sampled_users,
+    value_coordinates,
+)
 from metaheac_jax.table.layout import Layout
 
 LAYOUT = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=1)
 NUM_ROWS = 14  # 4 values of the first field, 9 of the second, and one that no user has
+FIELD = np.repeat([0, 1, 2], [4, 9, 1])
 
 
 def users(count=500, seed=0):
@@ -22,28 +30,53 @@ def users(count=500, seed=0):
     return np.column_stack([one, lists]).astype(np.int32)
 
 
-def dense_reference(rows, width, smoothing=50.0):
+def dense_fractions(rows):
     matrix = np.zeros((len(rows), NUM_ROWS))
     for user, own in enumerate(rows):
         for field in (own[:1], own[1:]):
             values = field[field < NUM_ROWS]
             matrix[user, values] += 1 / max(len(values), 1)
+    return matrix
+
+
+def dense_reference(rows, width, smoothing=50.0):
+    """Eigenvectors of the Gram matrix without its diagonal, orthogonal to fields' constants.
+
+    So nothing in it depends on how often a value occurs with itself.
+    """
+    matrix = dense_fractions(rows)
     mass = matrix.sum(axis=0)
     scale = np.where(mass > 0, 1 / np.sqrt(mass + smoothing), 0)
-    _, _, vectors = np.linalg.svd(matrix / np.sqrt(matrix.sum(axis=1))[:, None] * scale)
-    return scale[:, None] * vectors[1 : width + 1].T * np.sqrt(len(rows))
+    scaled = matrix / np.sqrt(np.maximum(matrix.sum(axis=1), 1))[:, None] * scale
+    gram = scaled.T @ scaled
+    np.fill_diagonal(gram, 0)
+    constants = np.stack([mass * scale * (own == FIELD) for own in (0, 1)])
+    constants /= np.linalg.norm(constants, axis=1, keepdims=True)
+    centring = np.eye(NUM_ROWS) - constants.T @ constants
+    _, vectors = np.linalg.eigh(centring @ gram @ centring)
+    return scale[:, None] * vectors[:, ::-1][:, :width] * np.sqrt(len(rows))
+
+
+def coordinates(rows, width):
+    return value_coordinates(fractions(LAYOUT, rows, NUM_ROWS), FIELD, width)
+
+
+def test_fractions_are_those_of_a_users_values_of_a_field():
+    rows = users(50)
+    found = fractions(LAYOUT, rows, NUM_ROWS)
+    np.testing.assert_allclose(found.toarray(), dense_fractions(rows), rtol=1e-6)
 
 
 def test_they_are_those_of_a_full_decomposition_but_for_the_sign():
     rows = users()
-    found, expected = value_coordinates(LAYOUT, rows, NUM_ROWS, 3), dense_reference(rows, 3)
+    found, expected = coordinates(rows, 2), dense_reference(rows, 2)
     sign = np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found * sign, expected, atol=2e-3)
 
 
 def test_values_of_the_same_users_are_near_and_absent_ones_at_the_origin():
     rows = users(5000)
-    first = value_coordinates(LAYOUT, rows, NUM_ROWS, 1)[:, 0]
+    first = coordinates(rows, 1)[:, 0]
     assert (
         len({*np.sign(first[[0, 1, 4, 5, 6, 7]])})
         == len({*np.sign(first[[2, 3, 8, 9, 10, 11]])})
@@ -56,7 +89,7 @@ def test_values_of_the_same_users_are_near_and_absent_ones_at_the_origin():
 
 def test_they_are_the_same_every_time():
     rows = users()
-    one, other = (value_coordinates(LAYOUT, rows, NUM_ROWS, 2) for _ in range(2))
+    one, other = (coordinates(rows, 2) for _ in range(2))
     np.testing.assert_array_equal(one, other)
 
 
@@ -71,7 +104,7 @@ def test_sampled_users_are_evenly_spaced(count, expected):
 def test_a_user_without_values_is_no_obstacle():
     rows = users()
     rows[:5] = NUM_ROWS
-    assert np.isfinite(value_coordinates(LAYOUT, rows, NUM_ROWS, 2)).all()
+    assert np.isfinite(coordinates(rows, 2)).all()
 
 
 def histories(count=400, campaigns=12, seed=0):
@@ -108,9 +141,49 @@ def test_a_user_without_a_taste_is_at_the_origin():
 
 
 def test_there_may_be_more_coordinates_than_values():
-    found = value_coordinates(LAYOUT, users(), NUM_ROWS, 40)
-    np.testing.assert_allclose(
-        found[:, :3], value_coordinates(LAYOUT, users(), NUM_ROWS, 3), atol=2e-3
-    )
+    found = coordinates(users(), 40)
+    np.testing.assert_allclose(found[:, :3], coordinates(users(), 3), atol=2e-3)
     assert found.shape == (NUM_ROWS, 40)
     assert not found[:, NUM_ROWS:].any()
+
+
+def shown(drawn=False, flipped=False, campaigns=12, count=40_000, seed=0):
+    """Counts of exposures (of each label) of one field with 30 values, and a value's true trait.
+
+    Campaigns are aimed at some values, and convert by a taste that is not theirs. ``drawn`` non-
+    seeds are random users.
+    """
+    rng = np.random.default_rng(seed)
+    trait, other = rng.uniform(-1, 1, (2, 30))
+    aim, taste = rng.uniform(-1, 1, campaigns), 2 * rng.normal(size=campaigns)
+    examples = []
+    for c in range(campaigns):
+        weight = 1 + aim[c] * trait
+        value = rng.choice(30, count // campaigns, p=weight / weight.sum())
+        label = rng.random(len(value)) < 0.2 / (1 + np.exp(-taste[c] * other[value]))
+        if drawn:
+            value[~label] = rng.integers(0, 30, (~label).sum())
+        own = csr_matrix((np.ones(len(value)), (np.arange(len(value)), value)), (len(value), 30))
+        examples.append((own, label != flipped))
+    return exposure_counts(examples), trait
+
+
+def test_exposure_tells_whom_campaigns_are_aimed_at():
+    counts, trait = shown()
+    found = exposure_coordinates(counts, 4)
+    assert abs(np.corrcoef(found[:, 0], trait)[0, 1]) > 0.97
+    np.testing.assert_array_equal(found[:, 1:], 0)  # what is below a table of noise
+
+
+def test_exposure_is_not_told_by_labels():
+    """Neither are labels told apart, nor is what seeds alone show used."""
+    found, flipped = (exposure_coordinates(shown(flipped=own)[0], 4) for own in (False, True))
+    np.testing.assert_array_equal(found, flipped)
+    np.testing.assert_array_equal(exposure_coordinates(shown(drawn=True)[0], 4), 0)
+
+
+def test_exposure_counts_are_those_of_examples():
+    x, label = csr_matrix([[1, 0.5], [0, 1], [1, 0]]), np.array([1, 0, 1])
+    others, seeds = (own.toarray() for own in exposure_counts([(x, label), (x[:1], label[:1])]))
+    np.testing.assert_array_equal(seeds, [[2, 0.5], [1, 0.5]])
+    np.testing.assert_array_equal(others, [[0, 1], [0, 0]])

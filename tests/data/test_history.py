@@ -214,7 +214,7 @@ def test_random_labels_are_not_told(name):
 
 def test_a_conversion_and_its_absence_have_opposite_coordinates():
     """They are what is left once the campaign's rate is subtracted, so they cancel out."""
-    model = mh.fit(DATA, tiny("learned-prior", num_coordinates=3, sums=True))
+    model = mh.fit(DATA, tiny("learned-prior"))
     offsets, count = DATA.vocabulary.offsets, DATA.num_campaigns
     first, second = (offsets[number] for number, *_ in DATA.schema.lists)
     table = np.asarray(model.state["table"])

@@ -32,9 +32,8 @@ def alone(general):
     held = [DATA.index_of(c) for c in general.held_out]
     rest = np.setdiff1d(TRAIN, held)
     found = [fit(DATA, own, campaigns=rest, held_out=held, seed=3) for own in METHOD.members]
-    stage, prior = Offline(DATA, rest, 3, held_out=np.array(held)), METHOD.members[1]
-    taught = on_device(prior.learned_from_all(stage, found[1].state))
-    found[1] = replace(found[1], state=taught)
+    taught = METHOD.members[1].fit(Offline(DATA, TRAIN, 3))  # by held-out campaigns, too
+    found[1] = replace(found[1], state=on_device(taught.state))
     return list(zip(METHOD.members, found, strict=True))
 
 

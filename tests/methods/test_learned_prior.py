@@ -9,16 +9,13 @@ from scipy.special import expit
 from toy import aucs, dataset
 
 import metaheac_jax as mh
-from metaheac_jax.methods import Offline, Online, configured
-from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
-from metaheac_jax.methods.linear_head import LinearHead
-from metaheac_jax.methods.user_features import factors_of
-from metaheac_jax.model import Judgement
-from metaheac_jax.solvers.posterior import Examples, Gaussian, Learned, learn_prior
+from metaheac_jax.methods import Online, configured
+from metaheac_jax.methods.learned_prior import Prior, choose_correlations
+from metaheac_jax.solvers.posterior import Examples, Gaussian, Learned
 
 DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
 TRAIN, NEW = np.arange(20), np.arange(20, 26)
-METHOD = configured("learned-prior").changed(num_coordinates=3, sums=False, num_directions=0)
+METHOD = configured("learned-prior")
 
 
 @pytest.fixture(scope="module")
@@ -41,85 +38,27 @@ def test_few_seeds_suffice_where_campaigns_have_tastes_in_common(general):
     assert found > regression + 0.03
 
 
-def test_features_are_the_best_on_held_out_campaigns(monkeypatch):
-    tried, learned = [], LearnedPrior._learned
-
-    def noted(self, run, network, *others):
-        tried.append((network.width, network.sums))
-        return learned(self, run, network, *others)
-
-    monkeypatch.setattr("metaheac_jax.methods.learned_prior._WIDTHS", (4, 1, 2))
-    monkeypatch.setattr(LearnedPrior, "_learned", noted)
-    general = mh.fit(DATA, "learned-prior", campaigns=TRAIN)
-    assert tried[:2] == [(4, False), (4, True)]
-    aucs_of = [judged.auc for judged in general.judgements]
-    assert [width for width, _ in tried[2:4]] == [1, 2]
-    assert tried[2][1] == tried[3][1] == (aucs_of[1] > aucs_of[0])
-    *linear, products, last = tried  # products are added to the best of the others
-    assert products == linear[int(np.argmax(aucs_of[:4]))]
-    assert len(general.held_out) == 3
-    assert [judged.step for judged in general.judgements] == [0, 1, 2, 3, 4]
-    best = int(np.argmax(aucs_of))
-    assert last == tried[best]  # learned from the held-out campaigns too
-    assert general.state["table"].shape[1] == tried[best][0]
-    assert bool(general.state["features"]["sums"]) == tried[best][1]
-    assert ("directions" in general.state["network"]) == (best == 4)
+def test_factors_tell_more_than_fields(general):
+    own = [few(DATA.campaign(c)) for c in NEW]
+    alone = mh.fit(DATA, METHOD.changed(num_factors=0), campaigns=TRAIN)
+    with_factors, without = (
+        aucs(DATA, NEW, [model.score for model in mh.customise(of, DATA, own)]).mean()
+        for of in (general, alone)
+    )
+    assert len(general.state["features"]["groups"]) == len(alone.state["features"]["groups"]) + 10
+    assert with_factors > without - 0.02
 
 
-def test_held_out_campaigns_teach_the_prior_once_they_have_chosen_the_features():
-    general = mh.fit(DATA, METHOD.changed(sums=None), campaigns=TRAIN)
-    chosen = METHOD.changed(sums=bool(general.state["features"]["sums"]))
-    same = mh.fit(DATA, chosen, campaigns=TRAIN)
-    assert [len(own.held_out) for own in (general, same)] == [3, 0]
-    jax.tree.map(np.testing.assert_array_equal, general.state, same.state)
-    state = mh.fit(DATA, METHOD.changed(sums=None, num_directions=2), campaigns=TRAIN).state
-    assert len(state["prior"]["rows"]) == len(TRAIN)
-    assert "directions" in state["network"]
-
-
-def test_products_tell_what_only_combinations_of_values_tell(monkeypatch):
-    rng, start = np.random.default_rng(3), DATA.vocabulary.offsets[1]
-    traits = np.column_stack([DATA.user_rows[:, 0], DATA.user_rows[:, 1] >= start + 2]) - [0.5, 0.5]
-    taste = rng.normal(size=(len(DATA.campaign_ids), 3)) * [2, 2, 12]
-
-    def converts(stage):
-        own = traits[stage.user]
-        terms = np.column_stack([own, own.prod(axis=1)])
-        odds = np.einsum("et,et->e", terms, taste[stage.campaign])
-        return replace(stage, label=(rng.random(len(odds)) < expit(odds)).astype(np.float32))
-
-    data = replace(DATA, stage1=converts(DATA.stage1), stage2=converts(DATA.stage2))
-    found, first = [], []
-
-    def noted(campaigns, groups, variances, **given):
-        first.append(variances)
-        return learn_prior(campaigns, groups, variances, **given)
-
-    monkeypatch.setattr("metaheac_jax.methods.learned_prior.learn_prior", noted)
-    for count in (0, 3):
-        general = mh.fit(data, METHOD.changed(num_directions=count), campaigns=TRAIN)
-        models = mh.customise(general, data, [data.campaign(c) for c in NEW])
-        found.append(aucs(data, NEW, [model.score for model in models]).mean())
-    directions, table = general.state["network"]["directions"], general.state["table"]
-    longer = Offline(data, TRAIN, 0).lengthened(True).dataset
-    along = factors_of(LinearHead(3), longer.layout, {}, table, longer.user_rows) @ directions
-    np.testing.assert_allclose(along.mean(axis=0), 0, atol=1e-3)
-    np.testing.assert_allclose(np.cov(along, rowvar=False), np.eye(3), atol=1e-2)
-    features = general.state["features"]
-    scales = features["deviation"][features["columns"] >= 3 * len(longer.schema.user)]
-    assert len(scales) == 6
-    assert first[-1][-6:].max() < first[-1][:-6].min() / 10  # products begin small
-    assert np.ptp(scales) == 0
-    assert found[1] > found[0] + 0.05
-
-
-@pytest.mark.parametrize(("given", "gain", "kept"), [(None, 1, 1), (None, -1, 0), (2, -1, 1)])
-def test_products_are_kept_if_held_out_campaigns_gain_or_if_they_are_asked_for(given, gain, kept):
-    aucs = iter([0.6, 0.6 + gain / 10])
-    judge = lambda _, step: Judgement(step, next(aucs), 0.5)  # noqa: E731
-    run = Offline(DATA, TRAIN[:6], 0, judge=judge)
-    state = METHOD.changed(num_directions=given).fit(run).state
-    assert ("directions" in state["network"]) == kept
+def test_features_are_told_neither_by_labels_nor_by_other_campaigns(general):
+    """Flipped labels, and other examples of new campaigns, change no bit of them."""
+    rng, stage = np.random.default_rng(0), DATA.stage1
+    flipped = replace(DATA, stage1=replace(stage, label=1 - stage.label))
+    users = np.where(np.isin(stage.campaign, NEW), rng.permutation(stage.user), stage.user)
+    moved = replace(DATA, stage1=replace(stage, user=users))
+    for data in (flipped, moved):
+        state = mh.fit(data, METHOD, campaigns=TRAIN).state
+        np.testing.assert_array_equal(state["table"], general.state["table"])
+        jax.tree.map(np.testing.assert_array_equal, state["features"], general.state["features"])
 
 
 def test_attributes_alone_tell_campaigns_apart(general):

@@ -8,7 +8,7 @@ from metaheac_jax.table.layout import Layout
 
 
 def test_log_odds_are_the_product_of_factors_and_head():
-    network, rng = LinearHead(2), np.random.default_rng(0)
+    network, rng = LinearHead(), np.random.default_rng(0)
     user, campaign = rng.normal(size=(5, 3, 2)), np.zeros((1, 2))
     start = network.init(jax.random.key(0), user, campaign)
     assert start["head"].shape == (7,)
@@ -21,16 +21,6 @@ def test_log_odds_are_the_product_of_factors_and_head():
     np.testing.assert_allclose(offset + factors @ head, expected, rtol=1e-5)
 
 
-def test_products_of_projections_are_factors_too():
-    network, rng = LinearHead(2), np.random.default_rng(1)
-    user, directions = rng.normal(size=(5, 3, 2)), rng.normal(size=(7, 2))
-    _, factors = jax.jit(network.offset_and_factors)({"directions": directions}, user)
-    first, second = (user.reshape(5, 6) @ directions[:-1] + directions[-1]).T
-    expected = np.column_stack([first * first, first * second, second * second, np.ones(5)])
-    np.testing.assert_allclose(factors[:, 6:], expected, rtol=1e-5)
-    np.testing.assert_allclose(factors[:, :6], user.reshape(5, 6), rtol=1e-5)
-
-
 def test_sums_are_means_times_the_number_of_values():
     layout = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=0)
     table = np.random.default_rng(2).normal(size=(6, 2))
@@ -38,10 +28,12 @@ def test_sums_are_means_times_the_number_of_values():
     @jax.jit
     def both(table, ids):
         user = layout.users(table, ids)
-        return [LinearHead(2, own).offset_and_factors({}, user)[1] for own in (False, True)]
+        return [LinearHead(own).offset_and_factors({}, user)[1] for own in ((), (1,))]
 
     both = both(table, np.array([[0, 2, 3, 5], [1, 4, 6, 6], [0, 6, 6, 6]]))
     mean, total = map(np.asarray, both)
     np.testing.assert_allclose(total[0, 2:4], table[[2, 3, 5]].sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(mean[0, 2:4], table[[2, 3, 5]].mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(total[:, :2], mean[:, :2])
     np.testing.assert_array_equal(total[1], mean[1])
     np.testing.assert_array_equal(total[2, 2:], [0, 0, 1])

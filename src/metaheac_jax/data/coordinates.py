@@ -1,18 +1,26 @@
-"""Coordinates of values: which occur with the same others, learned from users without labels.
+"""Coordinates of values, learned from users without labels.
 
-This is correspondence analysis of the matrix of users and values (Greenacre 2007, "Correspondence
-Analysis in Practice"): the right singular vectors of D_u^-1/2 N D_v^-1/2, divided by the root of a
-value's mass. Values that occur in the same users have similar coordinates. Those of the campaigns
-in histories also show who converts in them: there, N has what is left of a conversion, 1 or 0, once
-the campaign's rate is subtracted.
+Both kinds come from correspondence analysis (Greenacre 2007, "Correspondence Analysis in
+Practice"): singular vectors of a table of counts, whose rows and columns are divided by the roots
+of their masses.
 
-Axes: P users, S slots of a user, R rows of the table, k coordinates, H campaigns in histories.
+Those of *co-occurrence* place values near each other that occur with the same other values. A value
+occurs with itself, which tells nothing, so the diagonal of the Gram matrix is left out. So is the
+constant of each field, which only tells that a user has the field.
+
+Those of *exposure* place values near each other whose users were shown the same campaigns. They
+tell whom campaigns are aimed at, also by fields that occur with no other field's values.
+
+Axes: P users, S slots of a user, R rows of the table, k coordinates, C campaigns, H campaigns in
+histories, V values of a field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags, vstack
 from threadpoolctl import threadpool_limits
 
 from metaheac_jax.data.views import UserRows
@@ -20,7 +28,9 @@ from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import full_lists
 
 _SMOOTHING = 50.0  # users added to the mass of each value, so that rare values are near the origin
-_MORE, _ROUNDS = 12, 5  # further vectors, and rounds, of the randomised method
+_MORE, _ROUNDS = 12, 8  # further vectors, and rounds, of the randomised method
+#: How much less examples of one label may tell of an exposure than those of the other.
+_LEAST_RATIO = 0.5
 
 
 def sampled_users(users: UserRows, count: int) -> np.ndarray:
@@ -29,34 +39,94 @@ def sampled_users(users: UserRows, count: int) -> np.ndarray:
     return np.asarray(users[::step])
 
 
-def value_coordinates(layout: Layout, users: np.ndarray, num_rows: int, width: int) -> np.ndarray:
-    """(R, k) float32 coordinates of values; zero for values that no user has.
-
-    The singular vectors come from a randomised method (Halko, Martinsson and Tropp 2011) with a
-    fixed random start, in descending order of singular values. The first, which is constant, is
-    left out.
-
-    Args:
-      layout: layout of the ids.
-      users: (P, S) table rows.
-      num_rows: R.
-      width: k, the number of coordinates.
-    """
+def fractions(layout: Layout, users: np.ndarray, num_rows: int) -> csr_matrix:
+    """(P, S) table rows of users -> (P, R) fractions of the values of a user's field."""
     matrix, num_slots = full_lists(layout, users, num_rows)
     matrix.data *= (1 / num_slots)[matrix.indices]  # in place, since it is large
-    matrix = matrix.astype(np.float32)
-    mass = np.asarray(matrix.sum(axis=0)).ravel()
+    return matrix.astype(np.float32)
+
+
+def value_coordinates(values: csr_matrix, field: np.ndarray, width: int) -> np.ndarray:
+    """(R, k) float32 coordinates by co-occurrence; zero for values that no user has.
+
+    Args:
+      values: (P, R), see `fractions`.
+      field: (R,) number of the field of each row.
+      width: k.
+    """
+    mass, size = (np.asarray(values.sum(axis=axis)).ravel() for axis in (0, 1))
     scale = np.where(mass > 0, 1 / np.sqrt(mass + _SMOOTHING), 0).astype(np.float32)
-    size = np.asarray(matrix.sum(axis=1)).ravel()  # number of fields that a user has
     of_user = (1 / np.sqrt(np.maximum(size, 1))).astype(np.float32)
-    matrix.data *= np.repeat(of_user, np.diff(matrix.indptr))
-    matrix.data *= scale[matrix.indices]
-    vectors = _singular_vectors(matrix, width + 1)[:, 1:]
-    return scale[:, None] * vectors * np.sqrt(np.float32(len(users)))
+    matrix = values.copy()
+    matrix.data *= np.repeat(of_user, np.diff(matrix.indptr)) * scale[matrix.indices]
+    transposed = csr_matrix(matrix.T)
+    own = np.bincount(matrix.indices, np.square(matrix.data), len(mass)).astype(np.float32)
+    root = np.sqrt(np.bincount(field, np.square(mass * scale)))[field]
+    ones = (mass * scale / np.maximum(root, 1e-12)).astype(np.float32)
+    constants = csr_matrix((ones, (np.arange(len(mass)), field)))
+
+    def centred(vectors: np.ndarray) -> np.ndarray:
+        return vectors - constants @ (constants.T @ vectors)
+
+    def gram(vectors: np.ndarray) -> np.ndarray:
+        vectors = centred(vectors)
+        return centred(transposed @ (matrix @ vectors) - own[:, None] * vectors)
+
+    vectors, _ = _leading(gram, len(mass), width)
+    return scale[:, None] * vectors * np.sqrt(np.float32(values.shape[0]))
+
+
+def exposure_counts(examples: Iterable[tuple[csr_matrix, np.ndarray]]) -> list[csr_matrix]:
+    """Counts, of each label, (C, R): how many examples of a campaign have each value.
+
+    Args:
+      examples: of each campaign `fractions` (P, R), and labels (P,).
+    """
+    of = [[csr_matrix((label == kind) @ x) for kind in (0, 1)] for x, label in examples]
+    return [csr_matrix(vstack(own)) for own in zip(*of, strict=True)]
+
+
+def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray:
+    """(V, k) float32 coordinates of a field's values by exposure; zero after the last.
+
+    Singular values below those of a table of noise are left out, and so is what examples of one
+    label alone tell: if non-seeds were drawn at random, seeds alone tell whom a campaign is aimed
+    at, and that is told by labels. The labels have no other part in this, and are
+    interchangeable.
+
+    Args:
+      counts: of each label, (C, V); see `exposure_counts`.
+      width: k.
+    """
+    each = [own.astype(np.float64) for own in counts]
+    total = each[0] + each[1]
+    shown, mass = (np.asarray(total.sum(axis=axis)).ravel() for axis in (1, 0))
+    count, scale = shown.sum(), np.where(mass > 0, 1 / np.sqrt(mass + _SMOOTHING), 0)
+    of_campaign = np.sqrt(count) / np.sqrt(np.maximum(shown, 1))
+
+    def deviation(own: csr_matrix, vectors: np.ndarray) -> np.ndarray:
+        """(V, n) -> (C, n), by the scaled counts less those expected without targeting."""
+        scaled, examples = scale[:, None] * vectors, np.asarray(own.sum(axis=1))
+        share = np.asarray(own.sum(axis=0)) / max(own.sum(), 1)
+        return of_campaign[:, None] * (own @ scaled - examples * (share @ scaled))
+
+    def transposed(vectors: np.ndarray) -> np.ndarray:
+        scaled = of_campaign[:, None] * vectors
+        return scale[:, None] * (total.T @ scaled - mass[:, None] * (shown @ scaled / count))
+
+    vectors, values = _leading(lambda own: transposed(deviation(total, own)), len(mass), width)
+    edge = (np.sqrt(len(shown)) + np.sqrt(np.count_nonzero(mass))) ** 2
+    along = deviation(total, vectors)
+    told = [(along * deviation(own, vectors)).sum(axis=0) / max(own.sum(), 1) for own in each]
+    kept = (values > edge) & (np.minimum(*told) > _LEAST_RATIO * np.maximum(*told))
+    return (scale[:, None] * vectors * kept * np.sqrt(count)).astype(np.float32)
 
 
 def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -> np.ndarray:
     """(2, H, k) float32 coordinates of campaigns in the lists of those with a conversion, and not.
+
+    They show who converts in the same campaigns: the counts are what is left of a conversion, 1 or
+    0, once the campaign's rate is subtracted.
 
     Args:
       converts, others: (P, H) 1 where a user converted in a campaign, or was shown it and did not.
@@ -68,20 +138,33 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     rest = csr_matrix(converts - shown.multiply(rate[None]), dtype=np.float32)
     scale = np.where(count > 0, 1 / np.sqrt(count + _SMOOTHING), 0)
     of_user = 1 / np.sqrt(np.maximum(np.asarray(shown.sum(axis=1)).ravel(), 1))
-    rest.data *= np.repeat(of_user, np.diff(rest.indptr)) * scale[rest.indices]
-    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * _singular_vectors(rest, width)
+    rest = diags(of_user) @ rest @ diags(scale)
+    vectors, _ = _leading(lambda own: rest.T @ (rest @ own), len(scale), width)
+    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
 
 
-def _singular_vectors(matrix: csr_matrix, count: int) -> np.ndarray:
-    """(P, R) -> (R, count) right singular vectors; zeros after the last one."""
-    transposed, shape = csr_matrix(matrix.T), (matrix.shape[1], count + _MORE)
-    start = np.random.Generator(np.random.Philox(0)).standard_normal(shape)
+def _leading(
+    gram: Callable[[np.ndarray], np.ndarray], size: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvectors (size, count) of the highest eigenvalues (count,), in descending order.
+
+    They come from a randomised method (Halko, Martinsson and Tropp 2011) with a fixed random start.
+    Zeros follow after the last one.
+
+    Args:
+      gram: multiplies (size, n) by a symmetric matrix.
+      size: its size.
+      count: number of vectors.
+    """
+    start = np.random.Generator(np.random.Philox(0)).standard_normal((size, count + _MORE))
     basis = start.astype(np.float32)
     with threadpool_limits(1, "blas"):  # several threads would round otherwise
         for _ in range(_ROUNDS):
-            basis, _ = np.linalg.qr(transposed @ (matrix @ basis))
-        image = matrix @ basis
-        _, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
-        vectors = basis @ rotation[:, ::-1].astype(np.float32)
-    return np.pad(vectors, ((0, 0), (0, max(0, count - vectors.shape[1]))))[:, :count]
+            basis, _ = np.linalg.qr(gram(basis))
+        image = basis.T @ gram(basis)
+        values, rotation = np.linalg.eigh((image + image.T).astype(np.float64) / 2)
+        vectors = basis @ rotation[:, ::-1].astype(basis.dtype)
+    missing = max(0, count - len(values))
+    values = np.pad(values[::-1], (0, missing))[:count]
+    return np.pad(vectors, ((0, 0), (0, missing)))[:, :count], values

@@ -113,8 +113,9 @@ class EnsembleMethod(Method[EnsembleConfig]):
         members = dict(trained.state["members"])
         for own in self.members:
             if isinstance(own, LearnedPrior):
-                taught = own.learned_from_all(offline, members[own.name])
-                members[own.name] = jax.device_get(taught)
+                part = offline_of(own, offline, ())
+                part = replace(part, campaigns=np.union1d(offline.campaigns, offline.held_out))
+                members[own.name] = jax.device_get(own.fit(part).state)
         told = ", ".join(f"{own:.2f}" for own in shares)
         told = f"{offline.label}: shares {told}, held-out AUC {judgement.auc:.4f}"
         offline.progress(told, count, count)

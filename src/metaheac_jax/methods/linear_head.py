@@ -1,12 +1,11 @@
-"""Logistic regression on factors of users that all campaigns share.
+"""Logistic regression on the field vectors of users, which all campaigns share.
 
     logit(u) = f(u) . w_c
 
-The factors are the field vectors, the products of each two of their projections on *directions*, if
-there are any, and 1 for the intercept. Many campaigns are scored by one matrix product.
+The factors are the field vectors, and 1 for the intercept. Many campaigns are scored by one matrix
+product.
 
-Axes: B examples, F factors, M user fields, N campaign fields, k columns of the field vectors,
-d directions.
+Axes: B examples, F factors, M user fields, N campaign fields, k columns of the field vectors.
 """
 
 from __future__ import annotations
@@ -24,18 +23,14 @@ from metaheac_jax.table.pooling import UserFields
 
 @dataclass(frozen=True)
 class LinearHead(HeadNetwork):
-    """A `Network` with a campaign's ``head`` (F,); F = M k + d (d + 1) / 2 + 1.
-
-    The parameters have ``directions`` (M k + 1, d) if there are any; the last row multiplies 1.
+    """A `Network` with a campaign's ``head`` (F,); F = M k + 1.
 
     Attributes:
-      width: k.
-      sums: whether the vector of a field is the sum over its values, which tells how many there
+      summed: numbers of the fields whose vector is the sum over values, which tells how many there
         are, instead of their mean.
     """
 
-    width: int
-    sums: bool = False
+    summed: tuple[int, ...] = ()
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
         """Parameters: the head, which is zero."""
@@ -44,12 +39,10 @@ class LinearHead(HeadNetwork):
 
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,), zero, and factors (B, F)."""
+        del params
         fields = UserFields.of(user)
-        vectors = fields.dense()
-        linear = concatenated(vectors * fields.counts[..., None] if self.sums else vectors)
-        parts, one = [linear], jnp.ones_like(linear[..., :1])
-        if "directions" in params:
-            along = jnp.concatenate([linear, one], axis=-1) @ params["directions"]
-            first, second = np.triu_indices(along.shape[-1])
-            parts.append(along[..., first] * along[..., second])
-        return jnp.zeros_like(linear[..., 0]), jnp.concatenate([*parts, one], axis=-1)
+        is_summed = np.isin(np.arange(len(fields.num_values)), self.summed)
+        times = jnp.where(is_summed, fields.counts, 1)[..., None]
+        vectors = concatenated(fields.dense() * times)
+        one = jnp.ones_like(vectors[..., :1])
+        return jnp.zeros_like(vectors[..., 0]), jnp.concatenate([vectors, one], axis=-1)

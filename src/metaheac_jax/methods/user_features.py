@@ -1,129 +1,180 @@
 """The features of users that a learned prior reads, which need no labels.
 
-    table of values -> factors of users -> features
+    values -> coordinates -> joint factors of users -> features
 
-Of a field with few values, the factors are the fraction of each; of another, the mean of its
-values' `data.coordinates`; or the sums instead. Products of directions are further factors.
+A user's vector of a field is the mean of its values' `data.coordinates`, by co-occurrence and by
+exposure; of a history, the sum; of a field with few values, the fraction of each instead. What
+several fields show at once are `data.factors`. These are features, and so are the vectors of fields
+with not too many values, what is known by exposure, and what histories tell.
 
-Axes: P users, S slots of a user, M user fields, R table rows, k coordinates, F factors, p features.
+Axes: P users, S slots of a user, M user fields, R table rows, k columns of a field's vector,
+F entries of all vectors and 1, p features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from metaheac_jax.backend import jit
 from metaheac_jax.customising.score import PROGRAMS_KEPT, over_users
-from metaheac_jax.data.coordinates import campaign_coordinates, value_coordinates
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.coordinates import (
+    campaign_coordinates,
+    exposure_coordinates,
+    exposure_counts,
+    fractions,
+    sampled_users,
+    value_coordinates,
+)
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.factors import factor_model
 from metaheac_jax.data.history import NAMES
 from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods.linear_head import LinearHead
-from metaheac_jax.model import State
+from metaheac_jax.methods.method import Offline
+from metaheac_jax.schema import Schema
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import value_counts
 
-_MIN_VARIANCE = 1e-6  # of a feature; others are left out
+_WIDTH = 10  # coordinates of each kind, and maximum number of values of a field with indicators
+_MAX_OWN = 64  # maximum number of values of a field whose vector is a feature, too
+#: Users whose values give the coordinates, and those whose vectors give factors and scales.
+_USERS_OF_COORDINATES, _USERS_OF_FACTORS = 600_000, 1 << 16
+#: Maximum number of examples of a training campaign; further ones hardly change its weights.
+_MAX_EXAMPLES = 1 << 15
+_MIN_VARIANCE = 1e-6  # of an entry of a vector; others are left out
 
 
 class Features(NamedTuple):
-    """How factors become features of about unit variance; a state has it under ``features``.
+    """How vectors of users become features of about unit variance.
+
+    A state has it under ``features``.
 
     Attributes:
-      columns: (p,) positions of the features among the factors; the other factors do not vary.
-      centre: (p,) means over users.
-      deviation: (p,) standard deviations; those of a field are equal, so that a value's coordinates
-        keep their proportions.
+      weights: (F, p) float32; the last row, of 1, makes their mean zero.
+      groups: (p,) number of the group of each feature: joint factors, or a part of a field.
     """
 
-    columns: np.ndarray
-    centre: np.ndarray
-    deviation: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray
 
-    def __call__(self, factors: np.ndarray) -> np.ndarray:
-        """(P, F) factors -> (P, p) features."""
-        return (factors[:, self.columns] - self.centre) / self.deviation
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """(P, F) vectors of users -> (P, p) features."""
+        return vectors @ self.weights
 
-    def head(self, weights: np.ndarray, intercept: float, num_factors: int) -> Array:
-        """(F, ...) the heads of weights (p, ...) and an intercept."""
-        head = np.zeros((num_factors, *weights.shape[1:]))
-        head[self.columns] = (weights.T / self.deviation).T
-        head[-1] = intercept - self.centre @ head[self.columns]
+    def head(self, weights: np.ndarray, intercept: float) -> Array:
+        """(F,) the head of weights (p,) and an intercept."""
+        head = self.weights @ weights
+        head[-1] += intercept
         return jnp.asarray(head, jnp.float32)
 
 
-def coordinates_of(dataset: Dataset, users: np.ndarray, width: int) -> np.ndarray:
-    """(P, S) table rows of users -> (R, k) coordinates; campaigns in histories have their own."""
-    vocabulary, num_rows = dataset.vocabulary, dataset.num_rows
-    coordinates = value_coordinates(dataset.layout, users, num_rows, width)
-    if dataset.schema.history:  # the last lists are those that are computed
-        fields = [number for number, *_ in dataset.schema.lists[-len(NAMES) :]]
-        starts, sizes = vocabulary.offsets, vocabulary.sizes
-        each = [slice(starts[f], starts[f] + sizes[f]) for f in fields]
-        values = value_counts(users, num_rows)
-        converts, others = (csr_matrix(values[:, own]) for own in each)
-        known = campaign_coordinates(converts, others, width)
-        for own, of in zip(each, known, strict=True):
-            coordinates[own] = of
-    return coordinates
+def learn_features(offline: Offline, num_factors: int) -> tuple[np.ndarray, Features]:
+    """Learns the table (R, k) and the features from all users, and from who was shown what.
+
+    Of the examples, only those of the stage's campaigns are read, and hardly their labels; see
+    `exposure_coordinates`.
+    """
+    dataset, num_fields = offline.dataset, len(offline.dataset.schema.user)
+    users = sampled_users(dataset.user_rows, _USERS_OF_COORDINATES)
+    with threadpool_limits(1, "blas"):  # several threads would round otherwise
+        table = coordinates_of(offline, users)
+        users = sampled_users(users, _USERS_OF_FACTORS)
+        vectors = vectors_of(dataset, jnp.asarray(table), users)[:, :-1]
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        covariance = np.cov(vectors, rowvar=False, dtype=np.float64)
+        used = np.flatnonzero(np.diag(covariance) > _MIN_VARIANCE)
+        part = used // _WIDTH  # two of each field
+        field = part // 2
+        scale = _root_mean(np.diag(covariance)[used], part)
+        covariance = covariance[np.ix_(used, used)] / np.outer(scale, scale)
+        read = factor_model(covariance, field, num_factors).read_out()
+    spread = np.sqrt(np.trace(read @ covariance @ read.T) / max(len(read), 1))
+    sizes = np.array(dataset.vocabulary.sizes[:num_fields])
+    lists = [number for number, *_ in dataset.schema.lists]
+    own = np.flatnonzero((part % 2 == 1) | (sizes <= _MAX_OWN)[field] | np.isin(field, lists))
+    weights = np.zeros((len(mean) + 1, len(read) + len(own)))
+    weights[used] = np.hstack([read.T / spread, np.eye(len(used))[:, own]]) / scale[:, None]
+    weights[-1] = -mean @ weights[:-1]
+    groups = np.append(np.full(len(read), 2 * num_fields), part[own])
+    return table, Features(weights.astype(np.float32), groups)
 
 
-def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
-    """(R, k) coordinates of values -> the same, with an indicator of each value of small fields."""
-    table, width = coordinates.copy(), coordinates.shape[1]
-    vocabulary = dataset.vocabulary
-    ranges = zip(dataset.schema.user, vocabulary.offsets, vocabulary.sizes, strict=False)
-    for _, start, size in ranges:  # those of campaign fields follow
-        if size <= width:
-            table[start : start + size] = np.eye(size, width)
+def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
+    """(P, S) table rows of users -> (R, k) coordinates by co-occurrence, then by exposure.
+
+    A value of a small field has an indicator instead. Campaigns in histories have their own.
+    """
+    dataset = offline.dataset
+    schema, layout, num_rows = dataset.schema, dataset.layout, dataset.num_rows
+    starts, sizes = dataset.vocabulary.offsets, dataset.vocabulary.sizes
+    ranges = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    table = np.zeros((num_rows, 2 * _WIDTH), np.float32)
+    field = np.repeat(np.arange(len(sizes)), sizes)
+    values = fractions(layout, users, num_rows)
+    table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
+    pairs = list(zip(schema.user, sizes, strict=False))
+    large = [size > _WIDTH and not own.history for own, size in pairs]
+    counts = exposure_counts(
+        (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
+        for rows, label in examples_of(offline)
+    )
+    for rows, size, is_large in zip(ranges, sizes, large, strict=False):
+        if size <= _WIDTH:
+            table[rows, :_WIDTH] = np.eye(size, _WIDTH)
+        elif is_large:
+            each = [csr_matrix(of[:, rows]) for of in counts]
+            table[rows, _WIDTH:] = exposure_coordinates(each, _WIDTH)
+    if schema.history:  # the last lists are those that are computed
+        lists = [ranges[number] for number, *_ in schema.lists[-len(NAMES) :]]
+        often = value_counts(users, num_rows)
+        converts, others = (csr_matrix(often[:, rows]) for rows in lists)
+        known = campaign_coordinates(converts, others, _WIDTH)
+        for rows, of in zip(lists, known, strict=True):
+            table[rows, :_WIDTH] = of
     return table
 
 
-def groups_of(columns: np.ndarray, network: LinearHead, num_fields: int) -> np.ndarray:
-    """(p,) positions of factors -> the number of the field of each, or M for a product."""
-    return np.minimum(columns // network.width, num_fields)
+def examples_of(offline: Offline) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Reads the examples of each of the stage's campaigns: table rows (n, S), and labels (n,)."""
+    dataset, stage = offline.dataset, offline.dataset.stage1
+    for c in offline.campaigns.tolist():
+        kept = np.arange(*stage.offsets[c : c + 2])
+        if len(kept) > _MAX_EXAMPLES:
+            kept = np.sort(generator(offline.seed, c).permutation(kept)[:_MAX_EXAMPLES])
+        yield dataset.user_rows.of_examples(stage.user[kept], c), stage.label[kept]
 
 
-def features_of(
-    network: LinearHead, dataset: Dataset, params: Any, table: Any, users: UserRows
-) -> Features:
-    """Chooses features, and scales them by users (P, S)."""
-    factors = factors_of(network, dataset.layout, params, jnp.asarray(table), users)
-    variance = factors.var(axis=0, dtype=np.float64)
-    columns = np.flatnonzero(variance > _MIN_VARIANCE)
-    groups = groups_of(columns, network, len(dataset.schema.user))
-    own = np.unique(groups, return_inverse=True)[1]
-    deviation = np.sqrt(np.bincount(own, variance[columns]) / np.bincount(own))[own]
-    centre = factors.mean(axis=0, dtype=np.float64)[columns]
-    return Features(columns, centre.astype(np.float32), deviation.astype(np.float32))
+def network_of(schema: Schema) -> LinearHead:
+    """The network of a schema: the vectors of histories are sums, of other fields means."""
+    return LinearHead(tuple(number for number, own in enumerate(schema.user) if own.history))
 
 
-def network_and_features(state: State) -> tuple[LinearHead, Features]:
-    """A state's network, and how its factors become features."""
-    kept = dict(jax.device_get(state["features"]))
-    return LinearHead(state["table"].shape[1], bool(kept.pop("sums"))), Features(**kept)
-
-
-def factors_of(
-    network: LinearHead, layout: Layout, params: Any, table: Any, users: UserRows
-) -> np.ndarray:
-    """(P, S) table rows of users -> (P, F) factors."""
-    factors = partial(_compiled_factors(network, layout), params, table)
-    return over_users(factors, users, layout.num_slots, len(table))
+def vectors_of(dataset: Dataset, table: Any, users: UserRows) -> np.ndarray:
+    """(P, S) table rows of users -> (P, F) the factors of the network."""
+    layout = dataset.layout
+    vectors = partial(_compiled_vectors(network_of(dataset.schema), layout), table)
+    return over_users(vectors, users, layout.num_slots, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)
-def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
+def _compiled_vectors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
     @jit
-    def factors(params: dict[str, Array], table: Array, users: Array) -> Array:
-        return network.offset_and_factors(params, layout.users(table, users))[1]
+    def vectors(table: Array, users: Array) -> Array:
+        return network.offset_and_factors({}, layout.users(table, users))[1]
 
-    return factors
+    return vectors
+
+
+def _root_mean(variance: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The root of the mean variance of each entry's part."""
+    own = np.unique(part, return_inverse=True)[1]
+    return np.sqrt(np.bincount(own, variance) / np.bincount(own))[own]

@@ -6,10 +6,12 @@ reference set, k embedding width, R rows of the table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax import Array
 
 from metaheac_jax.schema import Schema, Vocabulary
@@ -77,6 +79,10 @@ class Layout:
     def summed(self, table: Array, ids: Array, *, mean: bool = True) -> Array:
         """(R, k) table and (..., S) rows -> (..., k), the sum over a user's field vectors."""
         return summed_fields(table, ids, self.user_slots, mean=mean)
+
+    def only(self, fields: Sequence[bool], ids: np.ndarray, num_rows: int) -> np.ndarray:
+        """(P, S) rows, with the pad id R in the slots of fields (M,) that are not chosen."""
+        return np.where(np.repeat(fields, self.user_slots), ids, num_rows)
 
     def inputs(self, table: Array, ids: Ids) -> tuple[UserFields, Array]:
         """The arguments of `networks.Network.apply` after the parameters.
