@@ -20,10 +20,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import polars as pl
-from metaheac_jax.audience.explaining import audience_traits, sensitive_traits
 
 import metaheac_jax as mh
 from faults.scene import Tally, rng_of
+from metaheac_jax.audience.explaining import audience_traits, sensitive_traits
 from metaheac_jax.data.simulation.truth import TRUTH, show
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.errors import Diverged, InputError, printable

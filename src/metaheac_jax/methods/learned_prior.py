@@ -14,15 +14,10 @@ campaigns.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-=======
-from collections.abc import Sequence
 from dataclasses import dataclass
->>>>>>> origin/main
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,23 +162,15 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         """Says what the arrays must be, for p features and C training campaigns."""
         dataset = online.lengthened(self.config.list_lengths, ())[0].dataset
         num_rows, attributes = dataset.num_rows, len(dataset.schema.campaign)
-        width, count = (
-            np.shape(arrays.get(name, 0))[-1] if np.ndim(arrays.get(name, 0)) == 2 else 0
-            for name in ("table", "network/directions")
-        )
-        linear = len(dataset.schema.user) * width + 1
-        num_factors = linear + count * (count + 1) // 2
-        directions = {"network/directions": Column("f4", (linear, count))}
+        width = np.shape(arrays.get("table", np.zeros((0, 0))))[-1]
+        num_factors = len(dataset.schema.user) * width + 1
         every = {"mean": ("p",), "scale": ("p", "p"), "correlation": (attributes,)}
         every |= {"inverse": ("C", "C"), "pull": ("C", "p")}
         return {
-            **(directions if "network/directions" in arrays else {}),
             "network/head": Column("f4", (num_factors,)),
-            "table": Column("f4 f8", (num_rows, width)),
-            "features/columns": Column("i4 i8", ("p",), 0, num_factors),
-            "features/centre": Column("f4", ("p",)),
-            "features/deviation": Column("f4", ("p",), 0),
-            "features/sums": Column("b1", ()),
+            "table": Column("f4", (num_rows, width)),
+            "features/weights": Column("f4", (num_factors, "p")),
+            "features/groups": Column("i4 i8", ("p",), 0),
             "prior/rows": Column("i4", ("C", attributes), 0, num_rows + 1),
             **{f"prior/{name}": Column("f4 f8", shape) for name, shape in every.items()},
         }
