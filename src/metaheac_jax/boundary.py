@@ -12,6 +12,7 @@ A pattern of plain data, as JSON has it, is
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from metaheac_jax.errors import InputError
 
 #: Whole numbers that count something.
 COUNT = range(2**63)
+#: Held while numpy parses headers: Python 3.11's parser fails in two threads at once.
+_PARSING = threading.Lock()
 _NAMES = {int: "a whole number", float: "a number", str: "text", dict: "an object", bool: "a bool"}
 
 
@@ -161,7 +164,8 @@ def read_array(path: Path, remedy: str) -> np.ndarray:
       InputError: the file has no array, or one of objects.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with _PARSING:
+            return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # of a damaged header, any
         raise InputError(f"{path}: has no array; {remedy}") from error
 
@@ -176,7 +180,7 @@ def read_archive(content: bytes, where: str, remedy: str) -> dict[str, np.ndarra
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(own.compress_type != zipfile.ZIP_STORED for own in archive.infolist()):
                 raise ValueError("it is compressed")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with _PARSING, np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # of a damaged archive, any
         raise InputError(f"{where}: has no arrays; {remedy}") from error

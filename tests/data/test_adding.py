@@ -282,14 +282,17 @@ def test_readers_see_whole_data_during_additions(data):
             except Exception as error:
                 failures.append(error)
 
-    thread = threading.Thread(target=read)
-    thread.start()
     digests = {data.digest}
-    for number in range(8):
-        topic = NEW.with_columns(topic=pl.lit(f"topic {number}"))
-        digests.add(add(data, campaigns=topic, examples=frame([("k9", number, 1, 1, 0)])).digest)
-    stop.set()
-    thread.join()
+    with ThreadPoolExecutor() as threads:
+        reader = threads.submit(read)
+        try:
+            for number in range(8):
+                topic = NEW.with_columns(topic=pl.lit(f"topic {number}"))
+                rows = frame([("k9", number, 1, 1, 0)])
+                digests.add(add(data, campaigns=topic, examples=rows).digest)
+        finally:
+            stop.set()
+    reader.result()
     assert not failures, [repr(own)[:300] for own in failures[:3]]
     assert seen <= digests
     with locked(data.folder), ThreadPoolExecutor() as threads, pytest.raises(Busy):

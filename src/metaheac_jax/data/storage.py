@@ -161,7 +161,7 @@ def _column_of(name: str) -> str:
 
 def _columns(manifest: Mapping[str, Any], schema: Schema, stages: Collection[str]) -> Columns:
     """What each column must be."""
-    users, campaigns, pad, rows = (manifest[name] for name in _COUNTS)
+    users, campaigns, rows, pad = (manifest[name] for name in _COUNTS)
     columns = {
         "user_key": Column("i8 S", (users,)),
         "user_rows": Column("i4", (users, schema.num_slots), 0, pad + 1),
