@@ -234,7 +234,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             np.save(files[-1], np.asarray(array), allow_pickle=False)
         seal(folder, MANIFEST, content, files, progress=progress)
-        _read(folder, optimizer=True)  # what cannot be read again replaces no model
+        _read(folder, optimizer=False)  # what cannot be read again replaces no model
 
 
 def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:

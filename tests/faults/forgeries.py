@@ -16,6 +16,7 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.errors import Diverged, InputError, printable
 from metaheac_jax.sealed import digest_of, entries_of, keep_config, seal
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import Saving
+from metaheac_jax.training.loop import Training
 
 FORGED = "a forged {} in {}: its object, or refused in one line"
 TABLES = "hostile tables: data that can be read, or one line; the older data stay"
@@ -289,8 +290,8 @@ class Readers:
         scorer(self.users)
 
     def read_checkpoint(self, folder):
-        training = SimpleNamespace(name="x", num_steps=5, best=None, state=self.state["state"])
-        Saving(training, Checkpoints(folder))
+        training = SimpleNamespace(name="x", num_steps=5, arrays=self.state)
+        Training.resume(cast(Any, training), Checkpoints(folder))
 
     def read_world(self, folder):
         show(folder, pl.DataFrame({"campaign_id": [5, 7], "user_id": [1, 3]}))

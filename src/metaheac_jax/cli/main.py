@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import subcommand
 
@@ -25,16 +25,11 @@ Command = (
     | Annotated[export.Options, subcommand("export")]
     | Annotated[doctor.Options, subcommand("doctor")]
 )
-#: The modules of the subcommands, which are alike.
-COMMANDS: tuple[Any, ...] = (
-    *(simulate, prepare, add, fit, expand, explain, evaluate, export, doctor),
-)
 
 
 def dispatch(options: Command) -> None:
     """Runs the subcommand that was chosen: the ``main`` in the module of its options."""
-    run = {own.Options: own.main for own in COMMANDS}
-    run[type(options)](options)
+    sys.modules[type(options).__module__].main(options)
 
 
 def start(options: Command) -> None:

@@ -39,8 +39,7 @@ def add(
 
     The rows are as for `preparing.prepare`. A row given again replaces the earlier one: that of a
     campaign its attributes, that of a campaign and a user the label, stage and audience. So the
-    same rows twice are the same data. Users are neither read nor written again, unless some are to
-    be forgotten.
+    same rows twice are the same data. Users are not written again, unless some are to be forgotten.
 
     Args:
       data: is in a folder; the object stays as it was.

@@ -194,9 +194,8 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
         for name, column in _columns(manifest, schema, stages).items()
         if name in files or not name.endswith("_audience")
     }
-    found = {
-        name: read_array(directory / files[name], _REMEDY) for name in columns if name in files
-    }
+    known = columns.keys() & files
+    found = {name: read_array(directory / files[name], _REMEDY) for name in known}
     check_arrays(found, columns, str(directory), _REMEDY, values=verify)
 
     def examples(stage: str) -> Examples:
@@ -226,9 +225,7 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
         stage2=examples("stage2"),
         left_out=examples("left_out") if "left_out" in manifest else None,
         sensitive={
-            name: SensitiveField(
-                found[f"sensitive_values_{name}"], found[f"sensitive_codes_{name}"]
-            )
+            name: SensitiveField(*(found[f"sensitive_{part}_{name}"] for part in ("values", "codes")))
             for name in manifest["sensitive"]
         },
         digest=manifest["digest"],

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.backend import in_threads, profile
-from metaheac_jax.boundary import check_plain
+from metaheac_jax.boundary import COUNT, check_plain
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Judgement
 from metaheac_jax.processes import from_first
@@ -139,10 +139,10 @@ class Training:
         if checkpoints.latest is None:
             return False
         arrays, notes = checkpoints.restore(self.arrays)
-        judged, remedy = {"judgements": [[(int, float), float, float]]}, "delete the checkpoint"
+        judged, remedy = {"judgements": [[COUNT, float, float]]}, "delete the checkpoint"
         check_plain(notes, judged, f"{checkpoints.directory}: notes", remedy)
         self.state, self.best, self.done = arrays["state"], arrays.get("best"), checkpoints.latest
-        self.judgements = [Judgement(int(step), *own) for step, *own in notes["judgements"]]
+        self.judgements = [Judgement(*own) for own in notes["judgements"]]
         if self.done > self.num_steps:  # a longer training has another result
             raise InputError(
                 f"{self.name}: its checkpoint is of step {self.done:,}, and {self.num_steps:,} "
