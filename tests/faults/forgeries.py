@@ -25,6 +25,7 @@ import polars as pl
 import metaheac_jax as mh
 from faults.scene import Tally, rng_of
 from metaheac_jax.audience.explaining import audience_traits, sensitive_traits
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.simulation.truth import TRUTH, show
 from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.errors import Diverged, InputError, printable
@@ -32,10 +33,10 @@ from metaheac_jax.sealed import digest_of, entries_of, keep_config, seal
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import Training
 
-FORGED = "a forged {} in {}: its object, or refused in one line"
+FORGED = "a forged folder {}: its object, or refused in one line"
 TABLES = "hostile tables: data that can be read, or one line; the older data stay"
 STOPPED = "Ctrl-C at any moment: exit code 130, and no traceback"
-SECONDS, MEMORY = 10, 4 << 30
+SECONDS, MEMORY = 30, 4 << 30
 #: The manifest in each folder.
 MANIFESTS = {
     "DATA": "manifest.json",
@@ -253,13 +254,12 @@ class Readers:
         method = mh.methods.configured("lr")
         self.second_model = mh.fit(second, method)
         mh.save(self.second_model, self.folder / "LR")
-        settings = {"num_coordinates": 10, "sums": False, "num_directions": 2}
-        prior = mh.methods.configured("learned-prior", **settings)
+        prior = mh.methods.configured("learned-prior", num_factors=2)
         mh.save(mh.fit(self.data, prior), self.folder / "PRIOR")
         checkpoints = Checkpoints(self.folder / "CHECKPOINT")
         checkpoints.save(3, self.state, {"judgements": [[1, 0.5, 0.7]]})
         (self.folder / "RUN").mkdir()
-        keep_config(self.folder / "RUN" / "run.json", CONFIG, restart="delete it")
+        keep_config(self.folder / "RUN" / "run.json", CONFIG, PLACE, restart="delete it")
         small_world(self.folder / "WORLD")
 
     def read(self, name, folder):
@@ -268,7 +268,8 @@ class Readers:
 
     def _data(self, folder, general):
         data = mh.open_dataset(folder)
-        mh.expand(general, data, data.campaign_ids[-1:].tolist()[0], size=30)
+        for own in data.campaign_ids[-1:]:
+            mh.expand(general, data, plain_id(own), size=30)
         look_at(data)
 
     def read_data(self, folder):
@@ -297,10 +298,11 @@ class Readers:
         show(folder, pl.DataFrame({"campaign_id": [5, 7], "user_id": [1, 3]}))
 
     def read_run(self, folder):
-        keep_config(folder / "run.json", CONFIG, restart="delete it")
+        keep_config(folder / "run.json", CONFIG, PLACE, restart="delete it")
 
 
 CONFIG = {"method": "lr", "settings": {"a": 1, "b": [1, 2]}, "seed": 3, "campaigns": [1, "x"]}
+PLACE = {"processor": "x"}
 
 
 def small_world(folder):
@@ -328,7 +330,7 @@ def look_at(data):
     json.dumps([vars(own) for own in shown]).encode()
     for number in range(data.num_campaigns):
         campaign = data.campaign(number)
-        data.rows_of(campaign.users, number)
+        data.user_rows.of_examples(campaign.users, number)
     [own.decode() if isinstance(own, bytes) else int(own) for own in data.user_ids]
     for field, values in zip(data.schema.fields, data.vocabulary.values, strict=True):
         "".join(field.text(value) for value in values.tolist()).encode()
@@ -379,7 +381,8 @@ def forged(scene, trials, names=tuple(MANIFESTS)):
     """Forges folders of each kind; yields a tally for each."""
     readers = Readers(scene)
     for name in names:
-        tally = Tally(FORGED.format("folder", name))
+        readers.read(name, scene.folder / name)  # what is not forged is not refused
+        tally = Tally(FORGED.format(name))
         for number in range(trials):
             rng = rng_of("forged", name, number)
             hit = scene.folder / "forged" / "hit"

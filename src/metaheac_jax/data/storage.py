@@ -225,7 +225,9 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
         stage2=examples("stage2"),
         left_out=examples("left_out") if "left_out" in manifest else None,
         sensitive={
-            name: SensitiveField(*(found[f"sensitive_{part}_{name}"] for part in ("values", "codes")))
+            name: SensitiveField(
+                *(found[f"sensitive_{part}_{name}"] for part in ("values", "codes"))
+            )
             for name in manifest["sensitive"]
         },
         digest=manifest["digest"],
