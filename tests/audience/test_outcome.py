@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from toy import dataset
 
 from metaheac_jax.audience.evaluating import audience_outcome
-from metaheac_jax.audience.expanding import write_frame
 from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.table_file import write_table
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=60, campaigns=2, per_campaign=20, pool=10)
@@ -110,6 +110,6 @@ def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
     ids, names = np.array([f"@{u}".encode() for u in range(60)]), np.array([b"=k", b"l"])
     data = replace(answered({1: 1, 2: 0}), user_ids=ids, campaign_ids=names)
     path = tmp_path / "a.csv"
-    write_frame(path, audience([1, 2], user_id=["@1", "@2"], campaign_id=["=k", "=k"]))
+    write_table(path, audience([1, 2], user_id=["@1", "@2"], campaign_id=["=k", "=k"]))
     assert "'=k,'@1" in path.read_text()
     assert audience_outcome(path, data)["converts"].to_list() == [1, 0]

@@ -186,7 +186,7 @@ def explain(
         own,
         size=size,
         percent=DEFAULT_PERCENT if size is None else None,
-        pool=None if pool is None else data.user_ids[able],
+        pool=able,
         seed=seed,
         progress=progress,
     )

@@ -1,7 +1,7 @@
 """Scorers of customised models: pure functions of arrays and of users' table rows.
 
 A method's scorers make a `Program` each, or one for several campaigns. The host runs it chunk by
-chunk, `device_top` keeps its best users on devices, and an export serialises it.
+chunk, `best_users` keeps its best users on devices, and an export serialises it.
 
 Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the table, k embedding
 width, C campaigns, F factors of a head.

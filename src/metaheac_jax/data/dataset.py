@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,12 +22,9 @@ from metaheac_jax.data.campaign import Campaign, Examples, draw_non_seeds, plain
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
 from metaheac_jax.data.views import UserView
-from metaheac_jax.errors import InputError, about, check_whole
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,8 +247,7 @@ class Dataset:
         Raises:
           InputError: the schemas differ.
         """
-        with about(self.where):
-            self.schema.check_same(schema, "the model")
+        self.schema.check_same(schema, self.where)
         pairs = zip(self.vocabulary.values, vocabulary.values, strict=True)
         if all(own is other or np.array_equal(own, other) for own, other in pairs):
             return self
@@ -315,7 +311,12 @@ class Dataset:
         return find(self.user_ids, wanted)[place]
 
     def mask_of(self, named: UserIds, what: str = "user ids") -> np.ndarray:
-        """Tells, as (U,) bool, who is named by ids or files of them; see `user_ids.find_named`."""
+        """Tells, as (U,) bool, who is named by ids or files of them; see `user_ids.find_named`.
+
+        A mask (U,) bool is returned as it is.
+        """
+        if isinstance(named, np.ndarray) and named.dtype == bool and len(named) == self.num_users:
+            return named
         return find_named(named, self.user_ids, what, self.schema.user_id)[1]
 
     def new_campaign(

@@ -29,7 +29,7 @@ from metaheac_jax.data.columns import encode, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
-from metaheac_jax.data.table_file import ENDINGS, Table, id_array, is_table
+from metaheac_jax.data.table_file import FORMATS, Table, id_array, is_table
 from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
@@ -52,7 +52,7 @@ def find_tables(source: Path | str) -> dict[str, Path | str]:
     """
     found: dict[str, Path | str] = {}
     for name in TABLES:
-        paths = [f"{source}/{name}{ending}" for ending in ("", *ENDINGS)]
+        paths = [f"{source}/{name}{ending}" for ending in ("", *FORMATS)]
         present = [path for path in paths if is_table(path)]
         if not present:
             raise InputError(
