@@ -46,7 +46,7 @@ class Options(RunOptions):
     Without --users and --data-dir, the world is small and training is short.
     """
 
-    methods: tuple[str, ...] = ("lr", "mlp-pretraining", "metaheac", "solved-head")
+    methods: tuple[str, ...] = ("lr", "mlp-pretraining", "metaheac", "solved-head", "learned-prior")
     data_dir: Path | None = None
     """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
     authors' {train,test_hot,test_cold}_stage{1,2}.pkl, which have their own split. Default: a
