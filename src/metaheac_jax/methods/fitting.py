@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metaheac_jax.backend import environment, processor
-from metaheac_jax.customising.score import without_hidden
+from metaheac_jax.customising.score import scorers_after
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -286,8 +286,8 @@ def customise(
         own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
     counted = known.campaigns_among(general.campaigns)
     known = known.limited(counted)
-    stage = method.customise if online else method.general_scorers
-    scorers = stage(Online(known, seed, progress), on_device(general.state), own)
-    hidden = [Hidden.of(known, counted, campaign) for campaign in own]
-    scorers = map(without_hidden, scorers, hidden)
+    given = Online(known, seed, progress), on_device(general.state), own
+    scorers = method.customise(*given, general=not online)
+    hidden = [Hidden.of(known, counted, campaign) for campaign in own[: len(scorers)]]
+    scorers = scorers_after(hidden, scorers)
     return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=online)]

@@ -81,9 +81,8 @@ class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
             select=select_rows,
         )
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains on support and query sets of the campaigns."""
-        offline = offline.lengthened(self.config.list_lengths)
         weights, config = untrained(offline, self.config, self.network), self.config
         gradient = self.gradient(offline.dataset.layout)
         sampler = campaign_sampler(offline, config, disjoint=config.disjoint)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer
+from metaheac_jax.customising.score import PROGRAMS_KEPT, ProgramScorer, network_scorers
 from metaheac_jax.data.batches import CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import GradientConfig, NetworkConfig, setting
@@ -47,16 +47,14 @@ PretrainingConfigT = TypeVar("PretrainingConfigT", bound=PretrainingConfig)
 class PretrainedMethod(NetworkMethod[PretrainingConfigT]):
     """A method that trains a network offline, and fine-tunes all of it online."""
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains on the examples of all campaigns, plainly."""
-        offline = offline.lengthened(self.config.list_lengths)
         return train_plain(offline, self.config, self.network)
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
-        """See `Method.customise`."""
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+    ) -> list[ProgramScorer]:
+        """See `Method.adapt`."""
         return fine_tune(online, self.config, self.network, Weights(**state), campaigns)
 
 
@@ -74,7 +72,7 @@ def fine_tune(
     network: Network,
     weights: Weights,
     campaigns: Sequence[Campaign],
-) -> list[AdaptedScorer]:
+) -> list[ProgramScorer]:
     """Adapts general weights to each campaign; see `customising.customiser.Customiser`."""
     layout = online.dataset.layout
     adapted = _compiled_customiser(network, layout, config.batch_size)(
@@ -87,11 +85,8 @@ def fine_tune(
         names=[campaign.name for campaign in campaigns],
         progress=online.progress,
     )
-    lengths = online.dataset.user_rows.lengths
-    return [
-        AdaptedScorer(network, layout, weights, own, campaign.rows, lengths)
-        for campaign, own in zip(campaigns, adapted, strict=True)
-    ]
+    rows = [campaign.rows for campaign in campaigns]
+    return network_scorers(network, layout, weights, zip(adapted, rows, strict=True))
 
 
 @functools.lru_cache(PROGRAMS_KEPT)  # methods with the same network share its compiled programs
