@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,13 +18,12 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Offline, Online, Trained, register, setting
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
-from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
+from metaheac_jax.methods.pretraining import FineTuningConfig, FineTuningConfigT, fine_tune
 from metaheac_jax.model import State, Weights
 from metaheac_jax.networks import Output, User
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.step import plain_gradient
 
-FineTuningConfigT = TypeVar("FineTuningConfigT", bound=FineTuningConfig)
 Heads = SharedBottom | MMoE
 
 #: Parameters whose first axis runs over the training campaigns.

@@ -23,7 +23,7 @@ from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError, about
-from metaheac_jax.methods.config import Config, GradientConfig, NetworkConfig
+from metaheac_jax.methods.config import Config, GradientConfig
 from metaheac_jax.model import AdaptedWeights, General, Judgement, Scorer, State, Weights
 from metaheac_jax.networks import HeadNetwork, Network
 from metaheac_jax.progress import Progress, silent
@@ -31,7 +31,6 @@ from metaheac_jax.training.loop import Hook, Judge
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 GradientConfigT = TypeVar("GradientConfigT", bound=GradientConfig)
-NetworkConfigT = TypeVar("NetworkConfigT", bound=NetworkConfig)
 #: The entry points that name methods of other packages: NAME = "MODULE:CLASS".
 ENTRY_POINTS = "metaheac_jax.methods"
 
@@ -254,7 +253,7 @@ class GradientMethod(Method[GradientConfigT]):
         return bool(self.config.offline_epochs and self.config.offline_patience)
 
 
-class NetworkMethod(GradientMethod[NetworkConfigT]):
+class NetworkMethod(GradientMethod[GradientConfigT]):
     """A method whose state is the `Weights` of one network.
 
     One device or several train it.

@@ -14,7 +14,7 @@ from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import PROGRAMS_KEPT, ProgramScorer, network_scorers
 from metaheac_jax.data.batches import CampaignExamples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import GradientConfig, NetworkConfig, setting
+from metaheac_jax.methods.config import GradientConfig, setting
 from metaheac_jax.methods.method import NetworkMethod, Offline, Online, Trained, register
 from metaheac_jax.methods.offline import train_plain
 from metaheac_jax.model import State, Weights
@@ -36,15 +36,10 @@ class FineTuningConfig(GradientConfig):
     epochs."""
 
 
-@dataclass(frozen=True)
-class PretrainingConfig(FineTuningConfig, NetworkConfig):
-    """Settings of a method that trains one network, and fine-tunes it online."""
+FineTuningConfigT = TypeVar("FineTuningConfigT", bound=FineTuningConfig)
 
 
-PretrainingConfigT = TypeVar("PretrainingConfigT", bound=PretrainingConfig)
-
-
-class PretrainedMethod(NetworkMethod[PretrainingConfigT]):
+class PretrainedMethod(NetworkMethod[FineTuningConfigT]):
     """A method that trains a network offline, and fine-tunes all of it online."""
 
     def train(self, offline: Offline) -> Trained:
@@ -59,10 +54,10 @@ class PretrainedMethod(NetworkMethod[PretrainingConfigT]):
 
 
 @register
-class PretrainedMLP(PretrainedMethod[PretrainingConfig]):
+class PretrainedMLP(PretrainedMethod[FineTuningConfig]):
     """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
 
-    name, label, default = "mlp-pretraining", "MLP+pre-training", PretrainingConfig()
+    name, label, default = "mlp-pretraining", "MLP+pre-training", FineTuningConfig()
     network = MLP()
 
 

@@ -34,7 +34,7 @@ from metaheac_jax.customising.score import PROGRAMS_KEPT, ProgramScorer, over_us
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import NetworkConfig, setting
+from metaheac_jax.methods.config import GradientConfig, setting
 from metaheac_jax.methods.method import (
     NetworkMethod,
     Offline,
@@ -106,7 +106,7 @@ _NETWORK = SolvedHead()
 
 
 @dataclass(frozen=True)
-class SolvedHeadConfig(NetworkConfig):
+class SolvedHeadConfig(GradientConfig):
     """Settings of a solved head; its own defaults were chosen on held-out training campaigns."""
 
     width: int = setting(16, least=2, shapes=True, official=64)
@@ -118,7 +118,7 @@ class SolvedHeadConfig(NetworkConfig):
     penalty: float = setting(100.0, above=0)
     """L2 penalty of a campaign's regression on the weights of values."""
     list_lengths: bool = setting(True, shapes=True)
-    """See `NetworkConfig`."""
+    """See `GradientConfig`."""
 
 
 @register
