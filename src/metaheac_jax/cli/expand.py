@@ -47,6 +47,9 @@ class Options:
     #: Files with ids of users to leave out of these audiences. Those who opted out of everything
     #: belong in the option of that name of prepare and add.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
+    #: Fraction of each audience to keep as a control group, which is not shown the campaign: adds a
+    #: column group, shown or control.
+    hold_out: Annotated[float, option("F")] = 0.0
     #: Add a column with the probability of converting, at the rate at which users of the pool have
     #: become seeds.
     probability: bool = False
@@ -99,6 +102,7 @@ def main(options: Options) -> None:
             pool=None if options.pool is None else data.user_ids[mask],
             exclude=options.exclude,
             probability=options.probability,
+            hold_out=options.hold_out,
             progress=progress,
         )
         write_frame(options.out, audiences)
