@@ -18,6 +18,7 @@ from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.audience.expanding import expand
 from metaheac_jax.backend import Profile
 from metaheac_jax.data import user_ids
+from metaheac_jax.data.campaign import groups_of
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, configured, customise, fit
 from metaheac_jax.ranking import percent_of
@@ -52,6 +53,28 @@ def untrained(name):
     sizes |= {"online_epochs": 1, "online_patience": None, "online_learning_rate": 0.02}
     known = METHODS[name].default
     return configured(name, **{key: value for key, value in sizes.items() if key in known})
+
+
+def test_a_control_group_depends_on_the_ids_alone():
+    """It grows with the fraction, and is another one for another campaign."""
+    general = fixed(few_values, data=DATA)
+    whole = expand(general, DATA, CAMPAIGN, size=90)
+    groups = {}
+    for share in (0.2, 0.5):
+        found = expand(general, DATA, CAMPAIGN, size=90, hold_out=share)
+        assert found.drop("group").equals(whole)
+        smaller = expand(general, DATA, CAMPAIGN, size=40, hold_out=share)
+        assert smaller.equals(found[:40])
+        groups[share] = set(found.filter(group="control")["user_id"])
+        other = replace(CAMPAIGN, id="other")
+        found = expand(general, DATA, other, size=90, hold_out=share)
+        assert set(found.filter(group="control")["user_id"]) != groups[share]
+    assert groups[0.2] < groups[0.5]
+    assert [own for own in range(20) if groups_of(["tea"], [own], 0.1) == ["control"]] == [0, 5, 14]
+    sizes = [groups_of(["tea"] * 10**5, range(10**5), 0.1).count("control")]
+    assert sizes == pytest.approx([10**4], rel=0.03)
+    with pytest.raises(InputError, match="hold_out: expected at least 0 and less than 1, got 1"):
+        expand(general, DATA, CAMPAIGN, size=9, hold_out=1)
 
 
 some_users = st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20)

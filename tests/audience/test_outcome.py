@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.audience.evaluating import audience_outcome
+from metaheac_jax.audience.evaluating import audience_outcome, control_outcome
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.table_file import write_table
 from metaheac_jax.errors import InputError
@@ -62,6 +62,21 @@ def test_an_outcome_by_hand():
     # A user counts once.
     assert audience_outcome(pl.concat([frame, frame]), data).equals(gains)
     assert audience_outcome(audience([2, 5]), data)["lift"].null_count() == 2  # without converts
+
+
+def test_a_control_group_by_hand():
+    """User 9 has not answered. Tenths are of the users who were shown the campaign."""
+    data = answered({1: 1, 2: 0, 3: 1, 4: 0, 5: 0}, left_out=(2, 4))
+    frame = audience(
+        [3, 1, 9, 2, 5, 4], group=["shown", "control", "shown", *["control"] * 2, "shown"]
+    )
+    found = control_outcome(frame, data)
+    assert (found.converts, found.users) == ((1, 1), (2, 3))
+    assert audience_outcome(frame, data)["converts"].to_list() == [1, 0]
+    assert control_outcome(frame.drop("group"), data) is None
+    assert control_outcome(frame.filter(group="shown"), data) is None
+    with pytest.raises(InputError, match="group is 'half', expected shown or control"):
+        control_outcome(frame.with_columns(group=pl.lit("half")), data)
 
 
 answers = st.dictionaries(st.integers(0, 58), st.integers(0, 1), max_size=40)

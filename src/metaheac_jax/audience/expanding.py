@@ -14,10 +14,10 @@ from scipy.special import expit
 
 from metaheac_jax.audience.best_users import Wanted, best_users
 from metaheac_jax.audience.calibration import calibrate
-from metaheac_jax.data.campaign import Campaign, plain_id
+from metaheac_jax.data.campaign import GROUP, Campaign, groups_of, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, check_hold_out, check_whole
 from metaheac_jax.methods import customise
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
@@ -34,6 +34,7 @@ def expand(
     pool: UserIds | None = None,
     exclude: UserIds = (),
     probability: bool = False,
+    hold_out: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> pl.DataFrame:
@@ -52,12 +53,14 @@ def expand(
       exclude: ids, or files of them, of users who are left out of these audiences only.
       probability: whether to calibrate probabilities of converting. The base rate is that of the
         campaign's seeds, without converts of audiences, among the users of the pool.
+      hold_out: probability that a user of an audience is in its control group, see `groups_of`.
       seed: random seed of non-seeds, of customising and of calibrating.
 
     Returns:
       The audiences in the order of the campaigns, best user first; ties are ordered by ascending
       user id. Columns: campaign_id (null if the campaign has none), rank from 1, user_id, score
-      and, if calibrated, probability (see `calibration.line`). A score of the library's methods
+      and, if calibrated, probability (see `calibration.line`), and with control groups group, shown
+      or control. A score of the library's methods
       is the log-odds that a user is a seed and not a non-seed at the ratio of the two in the
       campaign's examples, not in the pool.
 
@@ -67,6 +70,7 @@ def expand(
       Diverged: weights or scores are not finite.
     """
     check_size(size, percent)
+    check_hold_out(hold_out)
     able = pool_mask(data, pool)
     kept = able & ~data.mask_of(exclude, "exclude")
     given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
@@ -91,7 +95,11 @@ def expand(
         log_odds = slope * frames[place]["score"].to_numpy().astype(float) + intercept
         chances = expit(log_odds).astype(np.float32)
         frames[place] = frames[place].with_columns(probability=chances)
-    return pl.concat(frames, how="vertical_relaxed")
+    audiences = pl.concat(frames, how="vertical_relaxed")
+    if hold_out:
+        group = groups_of(audiences["campaign_id"], audiences["user_id"], hold_out)
+        audiences = audiences.with_columns(pl.Series(GROUP, group))
+    return audiences
 
 
 def _frame(campaign: Campaign, scores: np.ndarray, ids: np.ndarray) -> pl.DataFrame:

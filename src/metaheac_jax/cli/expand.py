@@ -45,6 +45,9 @@ class Options:
     #: Files with ids of users to leave out of these audiences. Those who opted out of everything
     #: belong in the option of that name of prepare and add.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
+    #: Fraction of each audience to keep as a control group, which is not shown the campaign: adds a
+    #: column group, shown or control.
+    hold_out: Annotated[float, option("F")] = 0.0
     #: Add a column with the probability of converting, at the rate at which users of the pool have
     #: become seeds.
     probability: bool = False
@@ -98,6 +101,7 @@ def main(options: Options) -> None:
             pool=pool,
             exclude=options.exclude,
             probability=options.probability,
+            hold_out=options.hold_out,
             progress=progress,
         )
         write_table(options.out, audiences)
