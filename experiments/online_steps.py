@@ -30,7 +30,7 @@ from experiments.sources.splits import paper_split
 from metaheac_jax.audience.evaluating import evaluate, pool_rows
 from metaheac_jax.cli import terminal
 from metaheac_jax.customising.customiser import AdaptingSteps, localise, minibatches
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import network_scorers, scorers_after
 from metaheac_jax.customising.sizes import GrowingSize
 from metaheac_jax.data.batches import Batch, campaign_examples, generator
 from metaheac_jax.data.dataset import Dataset
@@ -160,8 +160,8 @@ def judge(
                     state = pulled(state, *start, rate * pull)
             model = adapting.current(state, rate)
             adapted = AdaptedWeights(model["network"], rows, model["table"])
-            lengths = online.dataset.user_rows.lengths
-            score = AdaptedScorer(method.network, layout, weights, adapted, campaign.rows, lengths)
+            given = method.network, layout, weights, [(adapted, campaign.rows)]
+            [score] = scorers_after([online.dataset.user_rows.lengths], network_scorers(*given))
             own.append(auc(score(pool_rows(data, c)), labels[data.stage2.of(c)]))
         found.append(own)
         progress("judge", number + 1, len(campaigns))

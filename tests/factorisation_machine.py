@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from metaheac_jax.methods import PretrainedMethod, PretrainingConfig
+from metaheac_jax.methods import FineTuningConfig, PretrainedMethod
 from metaheac_jax.networks import sigmoid_output
 from metaheac_jax.table.pooling import UserFields
 
@@ -23,8 +23,8 @@ class Network:
         return sigmoid_output(params["bias"] + weights.sum(axis=1) + pairs)
 
 
-class FactorisationMachine(PretrainedMethod[PretrainingConfig]):
+class FactorisationMachine(PretrainedMethod[FineTuningConfig]):
     """It is trained on all campaigns, then fine-tuned to each."""
 
-    name, label, default = "fm", "Factorisation machine", PretrainingConfig()
+    name, label, default = "fm", "Factorisation machine", FineTuningConfig()
     network = Network()

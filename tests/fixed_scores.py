@@ -21,10 +21,10 @@ def fixed(score, *, data=DATA, seen=None, random_seeds=None, name="fixed"):
     class Fixed(Method):
         label, default = "Fixed", Config()
 
-        def fit(self, offline):
+        def train(self, offline):
             return Trained({})
 
-        def customise(self, online, state, campaigns):
+        def adapt(self, online, state, campaigns):
             (seen if seen is not None else []).extend(campaigns)
             (random_seeds if random_seeds is not None else []).append(online.seed)
             return [score[own.id] if isinstance(score, dict) else score for own in campaigns]

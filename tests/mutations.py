@@ -1,17 +1,12 @@
-"""Mutation tests: do the tests notice faults of one line?
+"""Faults of one line, to see that tests notice them.
 
-    python tests/mutations.py tests/mutations.json               which mutations have their line
-    python tests/mutations.py tests/mutations.json RESULTS.json  and which of them tests catch
+    python -m tests.mutations                      which mutations have lost their line
+    python -m tests.mutations RESULTS.json [PART]  which of them, in files with PART, tests catch
 
-The list was drawn up before the tests were cut; its "before" says what the tests of then caught.
-
-Each mutation replaces one text in one file of a copy of this checkout. Then the tests are run in
-stages: those named after the module, and then all others of its package, those that import the
-module first. Tests that fail or take too long have caught the mutation. Results are written after
-every mutation, and a further call skips those that are already there.
+``mutations.json`` has for each file of the package pairs of a text and what replaces it. A mutation
+is made in a copy of this checkout. Then the tests that are named after the module run, and then all
+others of its package. Results are written after each mutation; another call goes on after them.
 """
-
-from __future__ import annotations
 
 import argparse
 import collections
@@ -32,48 +27,42 @@ OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "--tb=line", "--colo
 SECONDS = 1200  # for each stage
 
 
-def copied(target: Path) -> Path:
-    """Copies the tree that the tests need."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.egg-info")
-    for name in COPIED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, target / name, **({"ignore": ignored} if (ROOT / name).is_dir() else {}))
-    return target
+def mutations():
+    """(file, old, new) of each mutation."""
+    listed = json.loads(Path(__file__).with_suffix(".json").read_text())
+    return [(file, *pair) for file, pairs in listed.items() for pair in pairs]
 
 
-def located(tree: Path, file: str, old: str) -> tuple[Path, re.Match[str]] | None:
-    """The old text, wherever its lines break: in the named file, or else in the first that has it.
-
-    Files of the same name come first.
-    """
+def place_of(path, old):
+    """The match of a text in a file, wherever its lines break; None if it has none."""
     words = re.findall(r"\w+|[^\w\s]", old)
     ends = [",?\\s*" * (word in (")", "]", "}")) + re.escape(word) for word in words]
-    text, named = re.compile("\\s*".join(ends)), tree / file
-    others = sorted(
-        (tree / PACKAGE).rglob("*.py"), key=lambda p: (p != named, p.name != named.name, p)
-    )
-    found = ((path, text.search(path.read_text())) for path in others)
-    return next(((path, match) for path, match in found if match), None)
+    return re.search("\\s*".join(ends), path.read_text()) if path.exists() else None
 
 
-def stages(tree: Path, module: Path) -> list[list[str]]:
+def lost():
+    """The mutations whose text is not in their file."""
+    return [one for one in mutations() if place_of(ROOT / PACKAGE / one[0], one[1]) is None]
+
+
+def stages(tree, module):
     """Test files by stage, for a module given by its path below the package."""
     if len(module.parts) == 1:  # a top-level module has no package
-        return [[str(path) for path in sorted((tree / "tests").glob(f"test_{module.stem}*.py"))]]
+        return [sorted((tree / "tests").glob(f"test_{module.stem}*.py"))]
     folder, name = tree / "tests" / module.parts[0], ".".join(module.with_suffix("").parts)
     first = sorted(folder.glob(f"test_{module.stem}*.py"))
     rest = [path for path in sorted(folder.glob("test_*.py")) if path not in first]
     rest.sort(key=lambda path: f"metaheac_jax.{name} import" not in path.read_text())
-    return [own for own in ([str(path) for path in first], [str(path) for path in rest]) if own]
+    return [first, rest]
 
 
-def tested(tree: Path, files: list[str]) -> tuple[str, str]:
-    """Runs test files: "passed", "failed" or "timeout", and what pytest says last."""
-    own = {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+def failure(tree, files):
+    """Which test fails; empty if all pass."""
+    environment = {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *OPTIONS, *files],
+        [sys.executable, "-m", "pytest", *OPTIONS, *map(str, files)],
         cwd=tree,
-        env=os.environ | own,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -83,54 +72,55 @@ def tested(tree: Path, files: list[str]) -> tuple[str, str]:
             lines = process.communicate(timeout=SECONDS)[0].splitlines()
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with the processes that the tests started
-            return "timeout", ""
+            return "timeout"
     if process.returncode in (3, 4):  # pytest's own failures
         raise RuntimeError("\n".join(lines[-20:]))
     told = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-1:]
-    return ("passed" if process.returncode in (0, 5) else "failed"), " ".join(told)[:300]
+    return "" if process.returncode in (0, 5) else " ".join(told)[:300]
 
 
-def judged(tree: Path, mutation: dict[str, str]) -> dict[str, object]:
-    """Applies a mutation, runs the tests, and restores the file."""
-    place = located(tree, mutation["file"], mutation["old"])
-    if place is None:
-        return {"outcome": "gone"}
-    (path, match), result, why = place, "passed", ""
+def judged(tree, file, old, new):
+    """What catches a mutation; the file is restored."""
+    path = tree / PACKAGE / file
+    found = place_of(path, old)
+    if found is None:
+        return "lost"
+    text = found.string
     try:
-        text = match.string
-        path.write_text(text[: match.start()] + mutation["new"] + text[match.end() :])
-        for files in stages(tree, path.relative_to(tree / PACKAGE)):
-            if result == "passed":
-                result, why = tested(tree, files)
+        path.write_text(text[: found.start()] + new + text[found.end() :])
+        each = (failure(tree, files) for files in stages(tree, Path(file)) if files)
+        return next(filter(None, each), "survived")
     finally:
-        path.write_text(match.string)
-    outcome = "survived" if result == "passed" else "caught"
-    return {"outcome": outcome, "in": str(path.relative_to(tree)), "why": why or result}
+        path.write_text(text)
 
 
-def main() -> None:
+def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mutations", type=Path, help='a list of {"file", "old", "new"}')
     parser.add_argument("results", type=Path, nargs="?", help="results so far are kept")
+    parser.add_argument("part", nargs="?", default="", help="of the names of files")
     options = parser.parse_args()
-    mutations = json.loads(options.mutations.read_text())
     if options.results is None:
-        gone = [own for own in mutations if located(ROOT, own["file"], own["old"]) is None]
-        print(*(f"gone: {own['file']}: {own['old']}" for own in gone), sep="\n")
-        print(f"{len(mutations) - len(gone)} of {len(mutations)} have their line")
-        return
-    results = json.loads(options.results.read_text()) if options.results.exists() else []
-    done = {(own["file"], own["old"], own["new"]): own for own in results}
+        print(*(f"lost: {file}: {old}" for file, old, _ in lost()), f"{len(lost())} lost", sep="\n")
+        sys.exit(bool(lost()))
+    done = json.loads(options.results.read_text()) if options.results.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        tree = copied(Path(folder))
-        for number, mutation in enumerate(mutations):
-            key = mutation["file"], mutation["old"], mutation["new"]
-            if key not in done:
-                done[key] = {**mutation, **judged(tree, mutation)}
-                print(number, *key[::2], done[key]["outcome"], done[key].get("why"), flush=True)
-                options.results.write_text(json.dumps(list(done.values()), indent=1) + "\n")
-    print(dict(collections.Counter(own["outcome"] for own in done.values())))
+        tree, ignored = Path(folder), shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+            else:
+                shutil.copy2(ROOT / name, tree / name)
+        for mutation in mutations():
+            key = ": ".join(mutation)
+            if options.part in mutation[0] and key not in done:
+                done[key] = judged(tree, *mutation)
+                print(key, done[key], sep="\n    ", flush=True)
+                options.results.write_text(json.dumps(done, indent=1) + "\n")
+    outcomes = collections.Counter(
+        own if own in ("lost", "survived") else "caught" for own in done.values()
+    )
+    print(dict(outcomes))
 
 
 if __name__ == "__main__":

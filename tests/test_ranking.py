@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.ranking import Metrics, RunningTop, auc, campaign_metrics, percent_of, top
+from metaheac_jax.ranking import Metrics, auc, campaign_metrics, percent_of, top
 
 
 @settings(max_examples=100)
@@ -36,43 +36,6 @@ def test_top_breaks_ties_by_user_id(candidates, size):
     keys = np.array([key for _, key in candidates], int)
     expected = sorted(candidates, key=lambda x: (-x[0], x[1]))[:size]
     assert [candidates[i] for i in top(scores, keys, size)] == expected
-
-
-@given(
-    st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1000)), unique_by=lambda x: x[1]),
-    st.integers(1, 40),
-    st.integers(1, 30),
-    st.booleans(),
-)
-def test_a_running_top_is_the_top_of_all(candidates, size, block, text):
-    """In blocks of any size, under ties, with numbers and with text as ids."""
-    scores = np.array([score for score, _ in candidates], float) / 3
-    keys = np.array([key for _, key in candidates], int).astype("S4" if text else int)
-    running = RunningTop(size, keys.dtype)
-    for start in range(0, len(keys), block):
-        running.add(scores[start : start + block], keys[start : start + block])
-    scores = scores.astype(np.float32)
-    order = top(scores, keys, size)
-    for found, expected in zip(running.best(), (scores[order], keys[order]), strict=True):
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == expected.dtype
-
-
-def held(running):
-    """Number of candidates in memory."""
-    return len(running._scores) + sum(len(scores) for scores, _ in running._new)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_running_top_holds_no_more_than_a_quarter_above_its_size(tied):
-    """Whatever the order of the scores: ascending ones all enter the top."""
-    running, most = RunningTop(40, np.dtype(int)), 0
-    for start in range(0, 5000, 5):
-        keys = np.arange(start, start + 5)
-        running.add(np.zeros(5) if tied else keys.astype(float), -keys)
-        most = max(most, held(running))
-    assert most <= 50
-    assert running.best()[1].tolist() == [-key for key in range(4999, 4959, -1)]
 
 
 @pytest.mark.parametrize(

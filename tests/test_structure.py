@@ -8,6 +8,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import mutations
+
 import metaheac_jax
 import metaheac_jax.meta
 import metaheac_jax.methods
@@ -61,6 +63,10 @@ def test_imports_run_one_way_and_have_no_circle():
 def test_no_file_name_stands_twice():
     names = [module[-1] for module in modules() if module[-1] != "__init__"]
     assert len({*names}) == len(names)
+
+
+def test_every_mutation_has_its_line():
+    assert mutations.lost() == []
 
 
 def test_the_library_does_not_import_experiments():

@@ -59,9 +59,8 @@ class LearnedRates(MetaHeacMethod):
     continues = False
     steps: ClassVar[int] = 1
 
-    def fit(self, offline: Offline) -> Trained:
-        """See `Method.fit`."""
-        offline = offline.lengthened(self.config.list_lengths)
+    def train(self, offline: Offline) -> Trained:
+        """See `Method.train`."""
         config, weights = self.config, untrained(offline, self.config, self.network)
         start = jnp.log(config.inner_learning_rate)
         # One array for each, since a step reuses their memory.

@@ -19,9 +19,9 @@ class SecondHead(SolvedHeadMethod):
 
     name, label = "second-head", "Second solved head"
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains it with a seed of its own."""
-        return super().fit(replace(offline, seed=offline.seed + _SEEDS))
+        return super().train(replace(offline, seed=offline.seed + _SEEDS))
 
 
 @register

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.folds import folds
@@ -31,11 +31,11 @@ class CrossValidated(LogisticRegression):
 
     name, label = "lr-cross-validated", "LR, penalty by cross-validation"
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Chooses a penalty for each campaign, then fits LR to its examples."""
-        models, quiet = list[AdaptedScorer](), replace(online, progress=silent)
+        models, quiet = list[ProgramScorer](), replace(online, progress=silent)
         for number, campaign in enumerate(campaigns):
             examples = campaign_examples(online.dataset, campaign)
             order = generator(online.seed, 0).permutation(len(examples.label))
@@ -43,7 +43,7 @@ class CrossValidated(LogisticRegression):
             labels = examples.label[order]
             penalty = best_penalty(features, labels, folds(labels, FOLDS, np.arange(len(labels))))
             method = LogisticRegression(self.config.changed({"penalty": penalty}))
-            models += method.customise(quiet, state, [campaign])
+            models += method.adapt(quiet, state, [campaign])
             online.progress("customise", number + 1, len(campaigns))
         return models
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Method, Offline, Online, Trained, register, setting
 from metaheac_jax.methods.method import GradientMethod
@@ -52,13 +52,13 @@ class MLPOneStage(Method[FromScratchConfig]):
 
     name, label, default = "mlp-one-stage", "MLP_one-stage", FromScratchConfig()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """The offline stage, which draws initial values."""
         return Trained(untrained(offline, self.config, MLP())._asdict())
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """The online stage: trains the MLP."""
         return fine_tune(online, self.config, MLP(), Weights(**state), campaigns)
 
@@ -69,13 +69,13 @@ class MLPEmbeddings(GradientMethod[FromScratchConfig]):
 
     name, label, default = "mlp-embeddings", "MLP+emb", FromScratchConfig()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """The offline stage: plain training."""
         return train_plain(offline, self.config, MLP())
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
         # The offline stage drew its MLP and the table with the parts 0 and 1 of the key.
         key = jax.random.fold_in(jax.random.key(online.seed), 2)

@@ -5,26 +5,25 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
 from experiments.baselines.multitask_networks import MMoE, SharedBottom
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods import Offline, Online, Trained, register, setting
 from metaheac_jax.methods.method import GradientMethod
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
-from metaheac_jax.methods.pretraining import FineTuningConfig, fine_tune
+from metaheac_jax.methods.pretraining import FineTuningConfig, FineTuningConfigT, fine_tune
 from metaheac_jax.model import State, Weights
 from metaheac_jax.networks import Output, User
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.step import plain_gradient
 
-FineTuningConfigT = TypeVar("FineTuningConfigT", bound=FineTuningConfig)
 Heads = SharedBottom | MMoE
 
 #: Parameters whose first axis runs over the training campaigns.
@@ -62,7 +61,7 @@ class _WithHeads(GradientMethod[FineTuningConfigT]):
     def new_network(self) -> Heads:
         """The online network, with one head."""
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """The offline stage."""
         network, layout = self.network(len(offline.campaigns)), offline.dataset.layout
 
@@ -78,18 +77,18 @@ class _WithHeads(GradientMethod[FineTuningConfigT]):
 
         return train_rows(offline, self.config, weights, plain_gradient(loss), draw)
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """The online stage, from the mean of the trained heads; the paper does not state it."""
         weights = Weights(mean_head(state["network"]), state["table"])
         return fine_tune(online, self.config, self.new_network(), weights, campaigns)
 
     def general_scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Scorers with the mean head, before customising."""
-        return self.changed(online_epochs=0).customise(online, state, campaigns)
+        return self.changed(online_epochs=0).adapt(online, state, campaigns)
 
 
 @dataclass(frozen=True)

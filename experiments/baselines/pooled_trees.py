@@ -94,7 +94,7 @@ class PooledTrees(Method[TreesConfigT]):
         """The methods besides LR whose scores are read."""
         return ()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Fits the trees to scores of examples that neither LR nor another model has seen.
 
         Raises:
@@ -142,9 +142,7 @@ class PooledTrees(Method[TreesConfigT]):
         quiet = replace(online, progress=silent)
         return [partial(own.customise, quiet, on_device(states[own.name])) for own in self.others]
 
-    def customise(
-        self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[Scorer]:
+    def adapt(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         """Fits LR, and customises the other models, to each campaign; all have the same trees."""
         booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
 

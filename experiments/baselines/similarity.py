@@ -38,7 +38,7 @@ class Cosine(Method[Config]):
 
     name, label, default = "cosine", "cosine to the mean seed", Config()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1; d of n training users have the row."""
         stage, dataset = offline.dataset.stage1, offline.dataset
         users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in offline.campaigns]))
@@ -46,9 +46,7 @@ class Cosine(Method[Config]):
         having = np.bincount(rows, minlength=dataset.num_rows)
         return Trained({"idf": np.log((1 + len(users)) / (1 + having)) + 1})
 
-    def customise(
-        self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[Scorer]:
+    def adapt(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         """Scores users by their cosine similarity to the mean of the seeds' unit vectors."""
         idf = np.asarray(state["idf"])
 

@@ -119,14 +119,12 @@ class CampaignTrees(Method[Config]):
 
     name, label, default = "lightgbm", "LightGBM", Config()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """The offline stage, which has nothing to learn."""
         del offline
         return Trained({})
 
-    def customise(
-        self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[Scorer]:
+    def adapt(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         """Fits trees for each campaign, on its examples only."""
         del state
         models, num_rows = list[Scorer](), online.dataset.num_rows

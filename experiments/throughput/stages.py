@@ -19,7 +19,7 @@ from experiments.throughput.inputs import Size
 from experiments.throughput.steps import NETWORK, WAYS, compile_step, place, untrained
 from metaheac_jax.backend import profile
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import network_scorers
 from metaheac_jax.data.batches import CampaignBatch, campaign_examples
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.samplers import CampaignSampler
@@ -182,7 +182,7 @@ def _scoring(size: Size, dataset: Dataset) -> tuple[Callable[[], Any], int, floa
     rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
     adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
     campaign = dataset.campaign_rows[0]
-    scorer = AdaptedScorer(NETWORK, layout, weights, adapted, campaign)
+    [scorer] = network_scorers(NETWORK, layout, weights, [(adapted, campaign)])
 
     def of_chunk(network: Any, table: Any, user: Any) -> Any:
         return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))

@@ -74,6 +74,16 @@ def check_whole(name: str, value: Any, minimum: int, maximum: int = MAX_WHOLE) -
         raise InputError(f"{name}: expected a whole number of at most {maximum}, got {value!r}")
 
 
+def check_hold_out(hold_out: float) -> None:
+    """Refuses a fraction of users in control groups that is not from 0 to below 1.
+
+    Raises:
+      InputError: it is none.
+    """
+    if not 0 <= hold_out < 1:
+        raise InputError(f"hold_out: expected at least 0 and less than 1, got {hold_out}")
+
+
 class Diverged(RuntimeError):
     """Raised when a loss, a gradient or a score is no longer a number; the message says where."""
 

@@ -96,7 +96,7 @@ def on_device(state: State) -> State:
 
     def put(path: tuple[Any, ...], leaf: np.ndarray | Array) -> Array:
         array = jnp.asarray(leaf)
-        return pinned(array) if path[-1].key == "table" else array
+        return pinned(array) if getattr(path[-1], "key", "") == "table" else array
 
     return jax.tree_util.tree_map_with_path(put, dict(state))
 

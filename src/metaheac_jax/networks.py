@@ -11,7 +11,7 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -56,7 +56,7 @@ class Network(Protocol):
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
 
 
-class HeadNetwork(ABC):
+class HeadNetwork(Network):
     """A `Network` of factors that all campaigns share, and a campaign's ``head`` on them.
 
     Attributes:

@@ -66,45 +66,6 @@ def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
     return able[np.lexsort((ids[able], -scores[able]))[:size]]
 
 
-class RunningTop:
-    """The ``size`` candidates with the highest scores among all that were added, as in `top`.
-
-    Memory grows with ``size``, not with the number of candidates. Candidates below the current top
-    are dropped at once, and the rest are reduced to the top when more than 1.25 ``size`` are held.
-    """
-
-    def __init__(self, size: int, id_type: np.dtype) -> None:
-        """Args:
-        size: maximum number of candidates.
-        id_type: dtype of the user ids.
-        """
-        self._size, self._lowest = size, -np.inf
-        self._scores, self._ids = np.empty(0, np.float32), np.empty(0, id_type)
-        self._new: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, scores: np.ndarray, ids: np.ndarray) -> None:
-        """Adds candidates by (P,) scores, which are rounded to float32, and (P,) user ids."""
-        scores = np.asarray(scores, np.float32)
-        able = scores >= self._lowest
-        self._new.append((scores[able], ids[able]))
-        held = len(self._scores) + sum(len(scores) for scores, _ in self._new)
-        if held > self._size + self._size // 4:
-            self._reduce()
-
-    def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """(K,) scores and user ids, best first."""
-        self._reduce()
-        return self._scores, self._ids
-
-    def _reduce(self) -> None:
-        scores, ids = zip((self._scores, self._ids), *self._new, strict=True)
-        scores, ids = np.concatenate(scores), np.concatenate(ids)
-        chosen = top(scores, ids, self._size)
-        self._scores, self._ids, self._new = scores[chosen], ids[chosen], []
-        if len(chosen) == self._size:
-            self._lowest = self._scores.min()
-
-
 def campaign_metrics(
     scores: np.ndarray, labels: np.ndarray, ids: np.ndarray, percent: float = 5.0
 ) -> Metrics | str:

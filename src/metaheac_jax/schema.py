@@ -215,20 +215,24 @@ class Schema:
             columns[prefix + own.name] = buckets if own.edges else kinds
         return columns
 
-    def check_same(self, other: Schema, what: str) -> None:
-        """Refuses another schema.
+    def check_same(self, other: Schema, where: object) -> None:
+        """Refuses another schema than that of a model.
+
+        Args:
+          other: the schema of the model.
+          where: the data that have this one, for the message.
 
         Raises:
-          InputError: a field, its slots or its buckets differ; the message names the first one and
-            ``what`` has the other schema.
+          InputError: a field, its slots or its buckets differ; the message names the first one.
         """
         if self == other:
             return
         pairs = zip(self.fields, other.fields, strict=False)
         first = next((a.name for a, b in pairs if a != b), "the number of fields")
         raise InputError(
-            f"schema: differs from that of {what}, first in {first!r}; the fields, their order, "
-            "slots and buckets must be the same, so prepare the data with the other's schema.json"
+            f"{where}: schema: differs from that of the model, first in {first!r}; the fields, "
+            "their order, slots and buckets must be the same, so prepare the data with the other's "
+            "schema.json"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from toy import dataset
 
 from metaheac_jax.audience import held_out
 from metaheac_jax.audience.expanding import expand
-from metaheac_jax.audience.held_out import cross_fit, size_curve, wilson_estimate
+from metaheac_jax.audience.held_out import cross_fit, size_curve
+from metaheac_jax.audience.rates import wilson_estimate
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fit
 
@@ -47,7 +48,7 @@ def test_held_out_seeds_are_counted(monkeypatch, pool):
         assert len(chances) == 100
         recall = np.mean(chances)
         assert (point.size, point.share) == (size, size / count)
-        assert astuple(point.recall) == pytest.approx(astuple(wilson_estimate(recall, 100)))
+        assert astuple(point.recall) == pytest.approx(astuple(wilson_estimate(100 * recall, 100)))
         for lift, part in zip(astuple(point.lift), astuple(point.recall), strict=True):
             reached = (size + part * num_seeds) / (count + num_seeds)  # of the pool with its seeds
             assert lift == pytest.approx(part / reached)
@@ -106,10 +107,10 @@ def test_intervals_hold_the_true_lift(base):
 def test_intervals_of_fractions_are_those_of_wilson(count, data):
     hits = data.draw(st.integers(0, count))
     expected = binomtest(hits, count).proportion_ci(method="wilson")
-    found = wilson_estimate(hits / count, count)
+    found = wilson_estimate(hits, count)
     assert found.value == hits / count
     np.testing.assert_allclose(astuple(found)[1:], expected, atol=1e-12)
-    assert (wilson_estimate(0, count).low, wilson_estimate(1, count).high) == (0, 1)
+    assert (wilson_estimate(0, count).low, wilson_estimate(count, count).high) == (0, 1)
 
 
 def test_a_pool_without_other_users_is_refused():

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from toy import dataset
 
-from metaheac_jax.audience import expanding
+from metaheac_jax.audience import best_users
 from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.audience.expanding import expand
 from metaheac_jax.backend import Profile
 from metaheac_jax.data import user_ids
+from metaheac_jax.data.campaign import groups_of
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, configured, customise, fit
 from metaheac_jax.ranking import percent_of
@@ -54,6 +55,28 @@ def untrained(name):
     return configured(name, **{key: value for key, value in sizes.items() if key in known})
 
 
+def test_a_control_group_depends_on_the_ids_alone():
+    """It grows with the fraction, and is another one for another campaign."""
+    general = fixed(few_values, data=DATA)
+    whole = expand(general, DATA, CAMPAIGN, size=90)
+    groups = {}
+    for share in (0.2, 0.5):
+        found = expand(general, DATA, CAMPAIGN, size=90, hold_out=share)
+        assert found.drop("group").equals(whole)
+        smaller = expand(general, DATA, CAMPAIGN, size=40, hold_out=share)
+        assert smaller.equals(found[:40])
+        groups[share] = set(found.filter(group="control")["user_id"])
+        other = replace(CAMPAIGN, id="other")
+        found = expand(general, DATA, other, size=90, hold_out=share)
+        assert set(found.filter(group="control")["user_id"]) != groups[share]
+    assert groups[0.2] < groups[0.5]
+    assert [own for own in range(20) if groups_of(["tea"], [own], 0.1) == ["control"]] == [0, 5, 14]
+    sizes = [groups_of(["tea"] * 10**5, range(10**5), 0.1).count("control")]
+    assert sizes == pytest.approx([10**4], rel=0.03)
+    with pytest.raises(InputError, match="hold_out: expected at least 0 and less than 1, got 1"):
+        expand(general, DATA, CAMPAIGN, size=9, hold_out=1)
+
+
 some_users = st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20)
 size_or_percent = st.one_of(
     st.integers(1, USERS + 9).map(lambda size: {"size": size}),
@@ -76,7 +99,7 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, pool, exclud
     ]
     options = {} if pool is None else {"pool": DATA.user_ids[sorted(pool)]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expanding, "_BLOCK", block)
+        patch.setattr(best_users, "_BLOCK", block)
         general = fixed(scores, data=DATA)
         excluded = DATA.user_ids[sorted(exclude)]
         found = expand(general, DATA, campaigns, exclude=excluded, **size, **options)
@@ -119,11 +142,11 @@ def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them
 )
 def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices, platform):
     """Of campaigns by id, in blocks of any size, whoever is in a user's block and on any device."""
-    monkeypatch.setattr(expanding, "_BLOCK", 20)
+    monkeypatch.setattr(best_users, "_BLOCK", 20)
     own = Profile(chunk=20, keeps_top=platform == "tpu")
-    monkeypatch.setattr(expanding, "profile", lambda: own)
+    monkeypatch.setattr(best_users, "profile", lambda: own)
     if platform == "tpu":
-        monkeypatch.setattr(expanding, "_best_on_host", None)
+        monkeypatch.setattr(best_users, "_on_host", None)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * devices)
     general = fit(DATA, untrained(name), campaigns=[0, 1])
     campaigns = [DATA.campaign(c) for c in (1, 2)]
@@ -173,7 +196,7 @@ def test_data_with_other_values_has_the_rows_of_the_model():
 
 def test_memory_does_not_grow_with_the_scores_of_the_pool(monkeypatch):
     """A user of the data takes some bytes for who may be in the audience, and no more."""
-    for module in (expanding, user_ids):
+    for module in (best_users, user_ids):
         monkeypatch.setattr(module, "_BLOCK", 1000)
 
     def peak(num_users):
@@ -219,7 +242,7 @@ def test_what_makes_no_sense_is_refused(options, words):
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_a_score_that_is_not_a_number_gives_no_audience(monkeypatch, platform):
     """Where a model is no program of jax, the host chooses on any platform."""
-    monkeypatch.setattr(expanding, "profile", lambda: Profile(keeps_top=platform == "tpu"))
+    monkeypatch.setattr(best_users, "profile", lambda: Profile(keeps_top=platform == "tpu"))
     general = fixed(lambda rows: np.full(len(rows), np.nan, np.float32), data=DATA)
     with pytest.raises(Diverged, match="a score of fixed is not a number"):
         expand(general, DATA, CAMPAIGN, size=5)

@@ -119,6 +119,28 @@ def test_the_page_says_what_was_found(explained):
     assert explained.to_json()["chosen"]["lift"]["low"] == lift.low
 
 
+def test_it_tells_what_control_groups_can_show_and_have_shown(explained):
+    assert explained.lift is None
+    assert [own.users for own in explained.powers] == [17, 33, 67, 166]
+    effects = [own.effect for own in explained.powers]
+    assert effects == sorted(effects, reverse=True)
+    page = Page(explained.html()).text
+    assert "Did it work?" in page
+    stage = DATA.stage1
+    changed = replace(
+        stage,
+        audience=stage.campaign == 1,
+        control=(stage.campaign == 1) & (np.arange(len(stage.user)) % 2 == 0),
+    )
+    data = replace(DATA, stage1=changed)
+    campaign = replace(CAMPAIGN, id=int(data.campaign_ids[1]))
+    found = explain(fixed(score, data=data), data, campaign, size=9)
+    labels = stage.label[stage.of(1)], changed.control[stage.of(1)]
+    assert found.lift.converts == (labels[0][~labels[1]].sum(), labels[0][labels[1]].sum())
+    assert found.lift.summary in Page(found.html()).text
+    json.dumps(found.to_json())
+
+
 def test_its_traits_are_the_ones_that_differ_most_common_ones_first(explained):
     page = Page(explained.html()).text
     more = sorted((t for t in explained.traits if t.lift > 1), key=lambda t: t.pool - t.audience)

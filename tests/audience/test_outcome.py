@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.audience.evaluating import audience_outcome
-from metaheac_jax.audience.expanding import write_frame
+from metaheac_jax.audience.evaluating import audience_outcome, control_outcome
 from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.table_file import write_table
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=60, campaigns=2, per_campaign=20, pool=10)
@@ -64,6 +64,21 @@ def test_an_outcome_by_hand():
     assert audience_outcome(audience([2, 5]), data)["lift"].null_count() == 2  # without converts
 
 
+def test_a_control_group_by_hand():
+    """User 9 has not answered. Tenths are of the users who were shown the campaign."""
+    data = answered({1: 1, 2: 0, 3: 1, 4: 0, 5: 0}, left_out=(2, 4))
+    frame = audience(
+        [3, 1, 9, 2, 5, 4], group=["shown", "control", "shown", *["control"] * 2, "shown"]
+    )
+    found = control_outcome(frame, data)
+    assert (found.converts, found.users) == ((1, 1), (2, 3))
+    assert audience_outcome(frame, data)["converts"].to_list() == [1, 0]
+    assert control_outcome(frame.drop("group"), data) is None
+    assert control_outcome(frame.filter(group="shown"), data) is None
+    with pytest.raises(InputError, match="group is 'half', expected shown or control"):
+        control_outcome(frame.with_columns(group=pl.lit("half")), data)
+
+
 answers = st.dictionaries(st.integers(0, 58), st.integers(0, 1), max_size=40)
 users = st.lists(st.integers(0, 58), unique=True, max_size=40)
 
@@ -110,6 +125,6 @@ def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
     ids, names = np.array([f"@{u}".encode() for u in range(60)]), np.array([b"=k", b"l"])
     data = replace(answered({1: 1, 2: 0}), user_ids=ids, campaign_ids=names)
     path = tmp_path / "a.csv"
-    write_frame(path, audience([1, 2], user_id=["@1", "@2"], campaign_id=["=k", "=k"]))
+    write_table(path, audience([1, 2], user_id=["@1", "@2"], campaign_id=["=k", "=k"]))
     assert "'=k,'@1" in path.read_text()
     assert audience_outcome(path, data)["converts"].to_list() == [1, 0]

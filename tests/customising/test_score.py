@@ -15,12 +15,13 @@ from toy import dataset
 from metaheac_jax.backend import profile
 from metaheac_jax.customising import score as module
 from metaheac_jax.customising.score import (
-    AdaptedScorer,
-    HeadScorer,
-    SumScorer,
     groups,
+    head_scorers,
     joint_program,
+    network_scorers,
     over_users,
+    scorers_after,
+    sum_scorers,
 )
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.logistic_regression import LINEAR
@@ -39,7 +40,8 @@ NONE = AdaptedWeights({}, np.empty(0, np.int32), WEIGHTS.table[:0])
 
 def scorer_of(weights=WEIGHTS, adapted=NONE, campaign=DATA.campaign_rows[2], lengths=None):
     layout = LAYOUT if lengths is None else DATA.lengthened()[0].layout
-    return AdaptedScorer(REGRESSION, layout, weights, adapted, campaign, lengths)
+    scorers = network_scorers(REGRESSION, layout, weights, [(adapted, campaign)])
+    return scorers_after([lengths], scorers)[0]
 
 
 def own_rows(*rows, value=-99.0):
@@ -71,10 +73,8 @@ def test_many_heads_are_scored_in_parts_of_which_the_last_may_be_one(monkeypatch
     monkeypatch.setattr(module, "_TOGETHER_BYTES", 2 * 4 * ROWS)  # two heads in a part
     zero, none = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), np.empty(0, np.int32)
     heads = [{"head": jnp.full(1, float(n))} for n in range(5)]
-    scorers = [
-        HeadScorer(LINEAR, LAYOUT, zero, AdaptedWeights(own, none, zero.table[:0]), none)
-        for own in heads
-    ]
+    each = [(AdaptedWeights(own, none, zero.table[:0]), none) for own in heads]
+    scorers = head_scorers(LINEAR, LAYOUT, zero, each)
     parts = [numbers for numbers, _ in groups(scorers)]
     assert parts == [[0, 1], [2, 3], [4]]
     found = joint_program(scorers)(DATA.user_rows[:3])
@@ -85,14 +85,12 @@ def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     users = DATA.user_rows[:30]
     own = [scorer_of(adapted=own_rows(*rows, ROWS)) for rows in ((0, 5), users[0], users[1])]
     zero, rows = Weights({"head": jnp.zeros(1)}, jnp.zeros((ROWS, 1))), np.arange(ROWS)
-    linear = [  # these two have one program
-        HeadScorer(LINEAR, LAYOUT, zero, AdaptedWeights(bias, rows, values), own[0].campaign)
-        for bias, values in (
-            ({"head": jnp.full(1, 2.0)}, jnp.full((len(rows), 1), 3.0)),
-            ({"head": jnp.full(1, -5.0)}, jnp.full((len(rows), 1), 0.5)),
-        )
+    each = [
+        (AdaptedWeights({"head": jnp.full(1, bias)}, rows, jnp.full((len(rows), 1), weight)), rows)
+        for bias, weight in ((2.0, 3.0), (-5.0, 0.5))
     ]
-    scorers = [own[0], SumScorer((own[0], own[1]), (0.25, 0.75)), own[1], own[2]]
+    linear = head_scorers(LINEAR, LAYOUT, zero, each)  # these two have one program
+    scorers = [own[0], *sum_scorers([own[:1], own[1:2]], (0.25, 0.75)), own[1], own[2]]
     scorers = [linear[0], *scorers, linear[1]]
     expected = np.stack([scorer(users) for scorer in scorers], axis=1)
     program = joint_program(scorers)
@@ -103,10 +101,10 @@ def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
     )
     other = np.ravel
     assert joint_program([*own, other]) is None
-    assert [(numbers, part is None) for numbers, part in groups([own[0], other])] == [
-        ([0], False),
-        ([1], True),
-    ]
+    assert {numbers[0]: part is None for numbers, part in groups([own[0], other])} == {
+        0: False,
+        1: True,
+    }
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -102,6 +102,30 @@ def test_the_last_row_of_a_campaign_and_user_counts(prepared, tmp_path_factory, 
     assert parts.digest == open_dataset(parts.folder).digest
 
 
+def test_a_control_group_has_seeds_and_no_non_seeds(data):
+    """What the shown users become does not depend on it."""
+    shown = [("k0", u, int(u % 9 == 0), 1, 1) for u in range(30)]
+    group = ["shown"] * 30 + ["control"] * 20
+    control = [("k0", u, int(u % 10 == 0), 1, 0) for u in range(30, 50)]
+    alone = add(data, examples=frame(shown))
+    both = frame([*shown, *control]).with_columns(pl.Series("group", group))
+    for examples in (both, frame([("k0", 55, 1, 1, 0)])):  # the campaign's rows are divided again
+        data = add(data, examples=examples)
+        users = {own: set(stage.user[stage.of(0)]) for own, stage in data.stages.items()}
+        assert {u for u in range(30, 50) if u % 10} <= users["left_out"]
+        assert {30, 40} <= users["stage1"]
+        assert set(data.audience_of(0)[0][data.audience_of(0)[2]]) == {*range(30, 50)}
+        if examples is both:
+            kept = set(alone.stage1.user[alone.stage1.of(0)])
+            assert kept & {*range(30)} == users["stage1"] & {*range(30)}
+
+
+def test_a_group_is_shown_or_control(data, tmp_path):
+    frame([("k0", 3, 1, 1, 0)]).with_columns(group=pl.lit("half")).write_csv(tmp_path / "e.csv")
+    with pytest.raises(InputError, match=r"e\.csv: line 2: group is 'half', expected shown"):
+        add(data, examples=tmp_path / "e.csv")
+
+
 def test_users_are_neither_read_nor_written(data):
     """Their files stay, and their empty slots are mapped where the vocabulary has grown."""
     before, user_rows = files_of(data), np.array(data.user_rows)

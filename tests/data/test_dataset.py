@@ -139,7 +139,7 @@ def test_feedback_does_not_change_who_else_is_drawn():
     assert [user for user in after.users.tolist() if user in kept] == kept
     assert not set(after.users[after.labels == 0]) & set(shown)
     assert (len(after.seeds), after.num_given_seeds) == (3, 2)
-    users, labels = data.audience_of(0)
+    users, labels, _ = data.audience_of(0)
     assert sorted(zip(users.tolist(), labels.tolist(), strict=True)) == sorted(
         [(shown[0], 0), (shown[1], 0), (shown[2], 1), (shown[3], 0)]
     )

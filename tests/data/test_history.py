@@ -146,7 +146,7 @@ def test_scores_of_a_model_read_what_it_was_trained_on_but_the_campaign():
             assert len(own[name]) == len(own[f"{name}_category"])
     counted = DATA.limited(np.isin(np.arange(24), (0, 2)))
     np.testing.assert_array_equal(rows, counted.user_rows[:])
-    np.testing.assert_array_equal(model.score(DATA.user_rows), model.scorer.scorer(rows))
+    np.testing.assert_array_equal(model.score(DATA.user_rows), model.score(rows))
 
 
 def test_a_field_of_the_users_can_be_a_history():

@@ -39,7 +39,7 @@ def test_each_list_gets_a_field_with_its_length():
     count = (DATA.user_rows[:, 2:] < DATA.num_rows).sum(axis=1)
     assert set(count) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(users[:, -1], first + count)
-    np.testing.assert_array_equal(users, lengths.users(DATA.user_rows[:]))
+    np.testing.assert_array_equal(users, lengths(DATA.user_rows[:]))
     # Users' other values keep their rows, the pad id is again one past the end.
     same = DATA.user_rows[:] < DATA.num_rows
     np.testing.assert_array_equal(users[:, :-1][same], DATA.user_rows[same])
@@ -71,8 +71,8 @@ def test_lengths_of_a_class_share_a_row_and_lists_have_rows_of_their_own():
         row[41 : 41 + y[user]] = 9
     classes = length_classes(40)
     assert len(classes) < 40
-    found = lengths.users(users)
+    found = lengths(users)
     # The empty list has the first row, then each class one, up to the largest that is not longer.
     np.testing.assert_array_equal(found[:, -2], [10 + sum(classes <= length) for length in x])
     np.testing.assert_array_equal(found[:, -1], 10 + 1 + len(classes) + y)
-    np.testing.assert_array_equal(jax.jit(lengths.users)(jnp.asarray(users)), found)
+    np.testing.assert_array_equal(jax.jit(lengths)(jnp.asarray(users)), found)

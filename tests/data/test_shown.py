@@ -94,7 +94,7 @@ def test_the_share_of_rows_is_that_of_the_rates(rate):
     assert stay.max() < draws.min()
     assert len(stay) + len(draws) == without.sum()
     assert kept.left_out.in_audience.all()
-    users, labels = kept.audience_of(0)
+    users, labels, _ = kept.audience_of(0)
     assert sorted(users) == sorted(data.stage1.user[data.stage1.audience])
     assert labels.sum() == rate * 2000
 

@@ -19,7 +19,9 @@ import pytest
 from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, off, statistics
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.data.simulation.truth import show, true_probability
+from metaheac_jax.audience.rates import Lift
+from metaheac_jax.data.campaign import groups_of
+from metaheac_jax.data.simulation.truth import UNSHOWN, show, true_probability
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import TENCENT
@@ -258,6 +260,24 @@ def test_users_convert_by_their_true_probability(tmp_path: Path, new: Path) -> N
             .select(shown.columns)
         )
     assert not show(new, audience, seed=6)["label"].equals(shown["label"])
+
+
+def test_a_control_group_shows_what_a_campaign_causes(new: Path) -> None:
+    """The interval holds the true difference 19 times of 20."""
+    one = pl.read_csv(new / "new" / "campaigns.csv")["campaign_id"][0]
+    users = table(new, "users")["user_id"][:2000]
+    group = groups_of([one] * 2000, users, 0.2)
+    audience = pl.DataFrame({"campaign_id": one, "user_id": users, "group": group})
+    p, control = true_probability(new, one, users.to_numpy()), np.array(group) == "control"
+    truth = p[~control].mean() - UNSHOWN * p[control].mean()
+    held, runs = 0, 100
+    for seed in range(runs):
+        answers = show(new, audience, seed=seed)
+        assert answers["group"].equals(audience["group"])
+        labels = [answers.filter(group=own)["label"] for own in ("shown", "control")]
+        found = Lift(tuple(own.sum() for own in labels), tuple(map(len, labels))).difference
+        held += found.low <= truth <= found.high
+    assert held >= 88  # 19 of 20 are fewer once in a thousand
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,15 @@ def test_a_killed_worker_changes_nothing(made):
 
 
 def test_excluded_users_are_in_no_audience(made, tmp_path):
-    """Fewer are left than the audience would hold."""
+    """Fewer are left than the audience would hold; control groups are the same."""
     gone = made.users[::2].select(user_id="uid")
     one = made.seeds.select("user_id").vstack(gone)
     users = dataset_of(made.users, 3)
-    found = expand_on_ray(users, made.export, 5000, exclude=dataset_of(one))
+    found = expand_on_ray(users, made.export, 5000, exclude=dataset_of(one), hold_out=0.3)
     found.write_parquet(str(tmp_path / "audiences"))
     written = pl.read_parquet(tmp_path / "audiences/*.parquet")
-    assert same(written, made.audiences(5000, exclude=one["user_id"].to_list()))
+    expected = made.audiences(5000, exclude=one["user_id"].to_list(), hold_out=0.3)
+    assert same(written, expected)
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG[-3:])

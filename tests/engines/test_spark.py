@@ -46,13 +46,14 @@ def users(spark, made):
 
 
 def test_excluded_users_are_in_no_audience(spark, made, users, tmp_path):
-    """Fewer are left than the audience would hold."""
+    """Fewer are left than the audience would hold; control groups are the same."""
     one = made.seeds.select("user_id").vstack(made.users[::2].select(user_id="uid"))
     exclude = frame_of(spark, one)
-    found = expand_on_spark(users, made.export, 5000, exclude=exclude)
+    found = expand_on_spark(users, made.export, 5000, exclude=exclude, hold_out=0.3)
     found.write.parquet(str(tmp_path / "audiences"))
     written = pl.read_parquet(tmp_path / "audiences/*.parquet")
-    assert same(written, made.audiences(5000, exclude=one["user_id"].to_list()))
+    expected = made.audiences(5000, exclude=one["user_id"].to_list(), hold_out=0.3)
+    assert same(written, expected)
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG[-2:])

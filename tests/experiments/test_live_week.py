@@ -51,11 +51,11 @@ class Seen(LogisticRegression):
         super().__init__()
         self.trained, self.customised = [], []
 
-    def fit(self, offline):
+    def train(self, offline):
         self.trained.append(offline.campaigns.tolist())
         return Trained({})
 
-    def customise(self, online, state, campaigns):
+    def adapt(self, online, state, campaigns):
         self.customised += campaigns
         return [lambda users: RNG.random(len(users)) for _ in campaigns]
 

@@ -42,10 +42,10 @@ def scorers_of(quality, dataset, campaigns):
 class Ranker(LogisticRegression):
     """A method that takes no steps and whose scorers have the quality of its penalty."""
 
-    def fit(self, offline):
+    def train(self, offline):
         return Trained({})
 
-    def customise(self, online, state, campaigns):
+    def adapt(self, online, state, campaigns):
         return scorers_of(self.config.penalty, online.dataset, campaigns)
 
 
@@ -54,10 +54,10 @@ class Stepper(MetaHeacMethod):
 
     train_as = staticmethod(lambda run: Trained({}))
 
-    def fit(self, offline):
+    def train(self, offline):
         return self.train_as(offline)
 
-    def customise(self, online, state, campaigns):
+    def adapt(self, online, state, campaigns):
         return scorers_of(2.0, online.dataset, campaigns)
 
     def general_scorers(self, online, state, campaigns):

@@ -66,7 +66,7 @@ def test_before_customising_it_is_the_general_model(general, alone):
 
 
 def before(method, online, general):
-    scorers = method.general_scorers(online, general.state, CAMPAIGNS)
+    scorers = method.customise(online, general.state, CAMPAIGNS, general=True)
     return np.array([scorer(DATA.user_rows) for scorer in scorers])
 
 

@@ -37,12 +37,12 @@ def noting(seen=(), *, base=Method, **settings):
     class Noting(base):
         name, label, default = "noting", "Noting", NotingConfig(**settings)
 
-        def fit(self, offline):
+        def train(self, offline):
             seen.append(offline)
             optimizer = {"count": np.array(7)} if base is GradientMethod else None
             return Trained({"weights": np.full(3, float(offline.seed))}, optimizer=optimizer)
 
-        def customise(self, online, state, campaigns):
+        def adapt(self, online, state, campaigns):
             seen.append((online, state, campaigns))
             return [lambda users: np.zeros(len(users)) for _ in campaigns]
 

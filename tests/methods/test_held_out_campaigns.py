@@ -137,12 +137,12 @@ class Noting(GradientMethod):
 
     name, label, default = "noting-held-out", "Noting", GradientConfig()
 
-    def fit(self, offline):
+    def train(self, offline):
         self.seen = [*getattr(self, "seen", ()), offline]
         judgements = () if offline.judge is None else (offline.judge({}, 7),)
         return Trained({}, judgements, {"count": np.array(1)})
 
-    def customise(self, online, state, campaigns):
+    def adapt(self, online, state, campaigns):
         self.seen.append([campaign.id for campaign in campaigns])
         return [lambda users: np.arange(len(users)) for _ in campaigns]
 

@@ -66,7 +66,8 @@ def test_attributes_alone_tell_campaigns_apart(general):
     own = [DATA.campaign(c) for c in NEW[:2]]
     same = replace(own[1], rows=own[0].rows)
     scores = [
-        of(DATA.user_rows) for of in METHOD.general_scorers(online, general.state, [*own, same])
+        of(DATA.user_rows)
+        for of in METHOD.customise(online, general.state, [*own, same], general=True)
     ]
     np.testing.assert_array_equal(scores[0], scores[2])
     assert np.ptp(scores[0]) > 0

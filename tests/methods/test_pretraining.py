@@ -264,7 +264,7 @@ def test_patience_and_seed_reach_the_online_stage():
     one_seed = (np.arange(len(campaign.labels)) == 3).astype(np.int8)
     [model] = customise(general, DATA, [replace(campaign, labels=one_seed)])
     # One seed cannot be held out, so the general model is kept.
-    assert apart(model.scorer.adapted.network, general.state["network"]) == 0
+    assert apart(model.scorer.own[0].network, general.state["network"]) == 0
     small = method.changed(online_patience=None, batch_size=8)
     one, other = (
         customise(general, DATA, [campaign], method=small, seed=seed)[0].score(DATA.user_rows)

@@ -38,7 +38,7 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     campaigns = [replace(c, users=c.users[some], labels=c.labels[some]) for c in campaigns]
     models = customise(general, DATA, campaigns)
     own = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, campaigns)
-    before = METHOD.general_scorers(Online(DATA, 0), general.state, campaigns)
+    before = METHOD.customise(Online(DATA, 0), general.state, campaigns, general=True)
     solved, before, regression = (
         aucs(DATA, NEW, scorers).mean()
         for scorers in ([m.score for m in models], before, [m.score for m in own])
@@ -50,7 +50,7 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
 def by_hand(general):
     """The head of campaign 13 on all its examples, and the log-odds of all users by it alone."""
     campaign, lengths = DATA.campaign(13), DATA.lengthened()[1]
-    rows = jnp.asarray(lengths.users(DATA.user_rows[:]))
+    rows = jnp.asarray(lengths(DATA.user_rows[:]))
     fields = DATA.lengthened()[0].layout.users(general.state["table"], rows)
     offset, factors = SolvedHead().offset_and_factors(general.state["network"], fields)
     own, labels = campaign.users, campaign.labels.astype(np.float32)
@@ -64,15 +64,15 @@ def test_the_head_is_solved_on_all_examples_and_value_weights_around_it(general,
     campaign, users, (head, by_head) = DATA.campaign(13), DATA.user_rows[:], by_hand
     [model] = customise(general, DATA, [campaign])
     assert not general.state["network"]["head"].any()
-    assert set(model.scorer.adapted.network) == {"head"}
-    np.testing.assert_allclose(model.scorer.adapted.network["head"][:-1], head[:-1], atol=1e-3)
-    real = model.scorer.adapted.rows < len(general.state["table"])
-    rows, values = model.scorer.adapted.rows[real], np.asarray(model.scorer.adapted.values)[real]
+    assert set(model.scorer.own[0].network) == {"head"}
+    np.testing.assert_allclose(model.scorer.own[0].network["head"][:-1], head[:-1], atol=1e-3)
+    real = model.scorer.own[0].rows < len(general.state["table"])
+    rows, values = model.scorer.own[0].rows[real], np.asarray(model.scorer.own[0].values)[real]
     table = np.asarray(general.state["table"])
     assert not table[:, -1].any()
     np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
-    lengths = model.scorer.lengths
-    features, _ = full_lists(DATA.lengthened()[0].layout, lengths.users(users), len(table))
+    longer, lengths = DATA.lengthened()
+    features, _ = full_lists(longer.layout, lengths(users), len(table))
     # Rows 7 to 36 are tokens, of which a user has up to four: four of one would be a full list.
     filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
     own = np.zeros(len(table))
@@ -94,11 +94,12 @@ def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_togethe
     models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
     [other] = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, [DATA.campaign(12)])
     online, campaign = Online(DATA, 0), DATA.campaign(12)
-    [plain] = METHOD.general_scorers(online, general.state, [campaign])
+    [plain] = METHOD.customise(online, general.state, [campaign], general=True)
     plain = replace(models[0], scorer=plain, campaign=campaign)
     none = {"rows": np.empty(0, np.int32), "values": general.state["table"][:0]}
-    adapted = models[1].scorer.adapted._replace(**none)
-    bare = replace(models[1], scorer=replace(models[1].scorer, adapted=adapted))
+    adapted = models[1].scorer.own[0]._replace(**none)
+    own = adapted, models[1].scorer.own[1]
+    bare = replace(models[1], scorer=replace(models[1].scorer, own=own))
     every = [models[0], other, *models[1:], plain, bare]
     together = joint_program([model.scorer for model in every])(DATA.user_rows).T
     assert together.shape == (len(every), DATA.num_users)
@@ -164,4 +165,4 @@ def test_a_campaign_of_seeds_alone_has_scores_of_usual_size(general):
     campaign = campaign.pick(seeds)
     [model] = customise(general, DATA, [campaign])
     assert np.abs(model.score(DATA.user_rows)).max() < 20
-    assert not len(model.scorer.adapted.rows)
+    assert not len(model.scorer.own[0].rows)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.audience.rates import Lift
+from metaheac_jax.data.campaign import CONTROL, GROUP, SHOWN, plain_id
 from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import InputError
@@ -137,7 +138,8 @@ def group_differences(judged: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame
 def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFrame:
     """Counts the converts of audiences by tenths, from the later rows of ``examples``.
 
-    These rows have ``audience`` 1. Every campaign's audience is divided separately.
+    These rows have ``audience`` 1. Every campaign's audience is divided separately. Control groups
+    are left out.
 
     Args:
       audience: a table campaign_id, user_id and rank, as `expanding.expand` returns.
@@ -152,33 +154,66 @@ def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFra
       InputError: the table cannot be read, a column is missing, a cell has the wrong form, or no
         user is in such a row of the campaign.
     """
+    shown = _answers(audience, data).filter(pl.col(GROUP) == SHOWN)
+    place, size = pl.col("rank").rank("ordinal").over("campaign_id"), pl.len().over("campaign_id")
+    users, converts = pl.col("users"), pl.col("converts")
+    counts = shown.group_by(tenth=1 + 10 * (place - 1) // size)
+    return (
+        counts.agg(users=pl.len(), converts=pl.sum("label"))
+        .sort("tenth")
+        .with_columns(
+            rate=converts / users,
+            lift=(converts / users / (converts.sum() / users.sum())).fill_nan(None),
+            share=(converts.cum_sum() / converts.sum()).fill_nan(None),
+        )
+    )
+
+
+def control_outcome(audience: Path | pl.DataFrame, data: Dataset) -> Lift | None:
+    """Compares the users of audiences who were shown their campaigns with the control groups.
+
+    Args:
+      audience, data: as for `audience_outcome`; the column ``group`` tells the control groups.
+
+    Returns:
+      The comparison; None without control groups, or without rows of them.
+
+    Raises:
+      InputError: as `audience_outcome`.
+    """
+    counts = _answers(audience, data).group_by(GROUP).agg(pl.sum("label"), pl.len()).rows()
+    found = {group: (converts, users) for group, converts, users in counts}
+    if len(found) < 2:
+        return None
+    converts, users = zip(found[SHOWN], found[CONTROL], strict=True)
+    return Lift(converts, users)
+
+
+def _answers(audience: Path | pl.DataFrame, data: Dataset) -> pl.DataFrame:
+    """The rows of audiences whose users have answered: campaign_id, user_id, rank, group, label."""
     table = Table(audience, ["campaign_id", "user_id", "rank"], name="audience")
     rank = pl.col("rank").cast(pl.Int64, strict=False)
     table.check("rank", rank.is_not_null(), "a whole number")
+    group = pl.lit(SHOWN).alias(GROUP)
+    if GROUP in table.names:
+        group = pl.col(GROUP).cast(pl.String)
+        table.check(GROUP, group.is_in([SHOWN, CONTROL]).fill_null(False), f"{SHOWN} or {CONTROL}")
     whole = data.user_ids.dtype.kind != "S"
     table.check_ids("campaign_id")
     table.check_ids("user_id", whole=whole)
     cells = table.id_cells("campaign_id", whole=False), table.id_cells("user_id", whole=whole)
-    frame = table.collect(table.scan().select(*cells, rank))
+    frame = table.collect(table.scan().select(*cells, rank, group))
     frame = frame.unique(["campaign_id", "user_id"], keep="first").sort("campaign_id", "rank")
-    tenths, labels = [np.empty(0, int)], [np.empty(0, int)]
-    for (own,), part in frame.group_by("campaign_id", maintain_order=True):
-        answered, label = data.audience_of(data.index_of(own))
+    parts = []
+    for (campaign,), part in frame.group_by("campaign_id", maintain_order=True):
+        answered, label, _ = data.audience_of(data.index_of(campaign))
         answer = np.full(data.num_users + 1, -1)  # the last one is for unknown users
         answer[answered] = label
-        found = answer[data.find_users(part["user_id"])]
-        labels.append(found[found >= 0])
-        tenths.append(1 + 10 * np.arange(len(labels[-1])) // max(1, len(labels[-1])))
-    columns = {"tenth": np.concatenate(tenths), "label": np.concatenate(labels)}
-    if not len(columns["label"]):
+        labels = pl.Series("label", answer[data.find_users(part["user_id"])])
+        parts.append(part.with_columns(labels).filter(labels >= 0))
+    if not sum(map(len, parts)):
         raise InputError(
             f"{table.path}: none of its {len(frame)} rows is in the examples of {data.where} with "
             "audience 1; add the users who were shown it with metaheac add"
         )
-    users, converts = pl.col("users"), pl.col("converts")
-    counts = pl.DataFrame(columns).group_by("tenth").agg(users=pl.len(), converts=pl.sum("label"))
-    return counts.sort("tenth").with_columns(
-        rate=converts / users,
-        lift=(converts / users / (converts.sum() / users.sum())).fill_nan(None),
-        share=(converts.cum_sum() / converts.sum()).fill_nan(None),
-    )
+    return pl.concat(parts)

@@ -23,6 +23,7 @@ from metaheac_jax.audience.held_out import (
     field_importance,
     size_curve,
 )
+from metaheac_jax.audience.rates import Lift, least_effect
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
@@ -34,6 +35,7 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import percent_of
 
 DEFAULT_PERCENT = 5.0  # size of an audience if none is given, in percent of the candidates
+_HOLD_OUTS = (0.05, 0.1, 0.2, 0.5)  # sizes of control groups, as fractions of the audience
 _WIDTH, _HEIGHT = 560, 220  # of the chart
 _STEPS = (0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # between ticks of the chart
 _OFTEN = 1.5  # how many times as often seeds may have been shown campaigns, without a caution
@@ -67,6 +69,20 @@ class Trait:
 
 
 @dataclass(frozen=True)
+class Power:
+    """What a control group can show.
+
+    Attributes:
+      users: its size.
+      effect: fraction of the conversions of the users who are shown the campaign that it must
+        cause, so that the control group shows it 4 times of 5.
+    """
+
+    users: int
+    effect: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What is known about an audience.
 
@@ -84,6 +100,8 @@ class Explanation:
       chosen: the point of this audience's size; None likewise.
       auc: AUC of held-out seeds against other users, mean of the folds; None likewise.
       fields: user fields by importance; empty likewise.
+      powers: what control groups of several sizes can show; empty likewise.
+      lift: what the control groups of earlier audiences of the campaign show; None without any.
       traits: values of user fields, from the most to the least over-represented.
       sensitive: values of sensitive fields.
     """
@@ -103,6 +121,8 @@ class Explanation:
     chosen: SizePoint | None
     auc: float | None
     fields: Sequence[Importance]
+    powers: Sequence[Power]
+    lift: Lift | None
     traits: Sequence[Trait]
     sensitive: Sequence[Trait]
 
@@ -131,7 +151,8 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return shown(asdict(self) | {"summary": self.summary, "caution": self.caution})
+        told = {"summary": self.summary, "caution": self.caution}
+        return shown(asdict(self) | told | {"outcome": self.lift and self.lift.summary})
 
     def html(self) -> str:
         """The page: one file, which loads and runs nothing."""
@@ -187,7 +208,7 @@ def explain(
         own,
         size=size,
         percent=DEFAULT_PERCENT if size is None else None,
-        pool=None if pool is None else data.user_ids[able],
+        pool=able,
         seed=seed,
         progress=progress,
     )
@@ -206,6 +227,7 @@ def explain(
         curve = size_curve(folds, data, able, sizes, progress=progress)
         chosen = curve[sizes.index(len(audience))]
         auc, fields = field_importance(folds, data, able, seed=seed, progress=progress)
+    base = own.num_given_seeds / able.sum()
     return Explanation(
         campaign="New campaign" if own.id is None else str(own.id),
         attributes=_attributes(data, own),
@@ -222,6 +244,8 @@ def explain(
         chosen=chosen,
         auc=auc,
         fields=fields,
+        powers=[] if chosen is None else _powers(min(1.0, base * chosen.lift.value), chosen.size),
+        lift=_lift(data, own),
         traits=audience_traits(data, members, candidates),
         sensitive=sensitive_traits(data, members, candidates),
     )
@@ -233,6 +257,25 @@ def _shown_others(data: Dataset, campaign: Campaign) -> np.ndarray:
     for stage in data.stages.values():
         shown[stage.user[~is_own[stage.campaign]]] = True
     return shown
+
+
+def _powers(rate: float, size: int) -> list[Power]:
+    """What control groups of an audience can show, at a rate of converts of its users."""
+    users = sorted({max(1, round(share * size)) for share in _HOLD_OUTS} - {size})
+    return [Power(n, least_effect(rate, size - n, n)) for n in users]
+
+
+def _lift(data: Dataset, campaign: Campaign) -> Lift | None:
+    """What the campaign's control groups show so far."""
+    places = np.flatnonzero(data.campaigns_among([str(campaign.id)]))
+    if not len(places):
+        return None
+    _, label, control = data.audience_of(int(places[0]))
+    parts = label[~control], label[control]
+    if not all(map(len, parts)):
+        return None
+    shown, others = (int(part.sum()) for part in parts)
+    return Lift((shown, others), (len(parts[0]), len(parts[1])))
 
 
 def _attributes(data: Dataset, campaign: Campaign) -> dict[str, str]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
+from metaheac_jax.audience.rates import Estimate, wilson_estimate
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -31,7 +31,6 @@ FOLDS = 5
 MIN_SEEDS = 50
 #: Sizes of an audience, in percent of the pool.
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
-CONFIDENCE = 0.95  # level of all intervals
 NUM_COMPARED = 10_000  # users of the pool that held-out seeds are compared with, for importance
 _BLOCK = 1 << 17  # users scored at a time
 
@@ -110,15 +109,6 @@ def cross_fit(
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """An estimate and the bounds of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class SizePoint:
     """An audience of one size.
 
@@ -185,7 +175,7 @@ def size_curve(
         inside.append(chances(new, scores[fold.seeds], shares))
     points = []
     for size, own in zip(sizes, np.concatenate(inside, axis=1), strict=True):
-        recall = wilson_estimate(float(own.mean()), len(own))
+        recall = wilson_estimate(float(own.sum()), len(own))
         parts = recall.value, recall.low, recall.high
         lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
         points.append(SizePoint(size, size / count, recall, Estimate(*lift)))
@@ -204,16 +194,6 @@ def chances(new: np.ndarray, held: np.ndarray, shares: np.ndarray) -> np.ndarray
     ties = 1 + up_to - np.searchsorted(new, held, side="left")
     places = (1 + len(new)) * shares[:, None]
     return np.clip((places - (len(new) - up_to)) / ties, 0, 1)
-
-
-def wilson_estimate(fraction: float, count: int) -> Estimate:
-    """A fraction of ``count`` independent trials, with its 95% interval (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    centre = fraction + z**2 / (2 * count)
-    half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
-    scale = 1 + z**2 / count
-    low = 0.0 if fraction == 0 else (centre - half) / scale  # these bounds are exact
-    return Estimate(fraction, low, 1.0 if fraction == 1 else (centre + half) / scale)
 
 
 @dataclass(frozen=True)

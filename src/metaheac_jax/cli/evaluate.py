@@ -28,7 +28,7 @@ class Options:
     #: Folder of another model: the differences on the campaigns that are new to both.
     against: Annotated[Path | None, option("MODEL")] = None
     #: Judge this audience instead, from expand, on rows that were added later: how many of its
-    #: users converted, by tenths.
+    #: users converted, by tenths; and, with a control group, how many would have without it.
     audience: Annotated[Path | None, option("FILE")] = None
 
 
@@ -36,11 +36,12 @@ def main(options: Options) -> None:
     """Runs the command."""
     from metaheac_jax.audience.evaluating import (
         audience_outcome,
+        control_outcome,
         evaluate,
         group_differences,
         group_means,
     )
-    from metaheac_jax.audience.held_out import wilson_estimate
+    from metaheac_jax.audience.rates import wilson_estimate
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.model import load
 
@@ -50,13 +51,15 @@ def main(options: Options) -> None:
     with terminal.progress_display() as progress:
         data = open_dataset(options.data, progress=progress)
         if options.audience is not None:
-            gains, notes = audience_outcome(options.audience, data), list[str]()
+            gains = audience_outcome(options.audience, data)
             users, converts = gains.select("users", "converts").sum().row(0)
-            rate = wilson_estimate(converts / users, users)
+            rate = wilson_estimate(converts, users)
             tables = {
                 f"{converts:,} of {users:,} users who were shown it converted: {rate.value:.2%} "
                 f"({rate.low:.2%} to {rate.high:.2%}); by tenth of the audience": gains
             }
+            lift = control_outcome(options.audience, data)
+            notes = [] if lift is None else [lift.summary]
         else:
             judged = evaluate(load(options.model, progress=progress), data, progress=progress)
             tables = {f"Campaigns that are new to {options.model}": group_means(judged)}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.expand import new_campaigns, notes_on
+from metaheac_jax.cli.expand import notes_on
 from metaheac_jax.cli.terminal import counted, option
 from metaheac_jax.errors import InputError
 
@@ -32,7 +32,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.expanding import find_campaigns
+    from metaheac_jax.audience.expanding import find_campaigns, new_campaigns
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.engines.export_files import MANIFEST
     from metaheac_jax.engines.exporting import PLATFORMS, export_scorer

@@ -73,12 +73,11 @@ def _simulate(options: Options) -> None:
 
 
 def _show(options: Options, audience: Path, out: Path) -> None:
-    from metaheac_jax.audience.expanding import write_frame
     from metaheac_jax.data.simulation.truth import show
-    from metaheac_jax.data.table_file import ENDINGS
+    from metaheac_jax.data.table_file import FORMATS, write_table
 
-    terminal.check_output("--out", out, options.world, audience, endings=ENDINGS)
+    terminal.check_output("--out", out, options.world, audience, endings=FORMATS)
     answers = show(options.world, audience, seed=options.seed)
-    write_frame(out, answers)
+    write_table(out, answers)
     told = f"{out}: {answers['label'].sum():,} of {len(answers):,} users converted"
     terminal.print_lines(told)

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -292,7 +292,7 @@ def check_output(
     option: str,
     path: Path,
     *inputs: Path | None,
-    endings: Sequence[str] = (),
+    endings: Collection[str] = (),
     manifest: str | None = None,
 ) -> None:
     """Refuses a file or folder that cannot be written, before any work.

@@ -1,7 +1,7 @@
 """Scorers of customised models: pure functions of arrays and of users' table rows.
 
 A method's scorers make a `Program` each, or one for several campaigns. The host runs it chunk by
-chunk, `device_top` keeps its best users on devices, and an export serialises it.
+chunk, `best_users` keeps its best users on devices, and an export serialises it.
 
 Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the table, k embedding
 width, C campaigns, F factors of a head.
@@ -10,10 +10,10 @@ width, C campaigns, F factors of a head.
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,10 @@ _TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored t
 #: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
 PROGRAMS_KEPT = 16
 
+#: Changes of users' table rows are among the arrays of a program.
+Change = Hidden | Lengths
+jax.tree_util.register_dataclass(Hidden, ["rows"], ["schema"])
+jax.tree_util.register_dataclass(Lengths, [], ["schema", "num_rows", "num_user_rows"])
 #: Arrays and (P, S) table rows of users -> (P, C) log-odds. Programs of one kind share one object,
 #: so it is compiled once for them.
 Function = Callable[[Any, Array], Array]
@@ -64,164 +68,91 @@ class Program(NamedTuple):
 
     def __call__(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P, C); see `over_users`."""
-        function = functools.partial(self.function, self.arrays)
+        function = partial(self.function, self.arrays)
         return over_users(function, users, self.num_slots, self.num_rows)
 
     def on(self, device: jax.Device) -> Callable[[Array], Array]:
         """The function of users alone, with the arrays on a device."""
-        return functools.partial(self.function, on_device(jax.device_put(self.arrays, device)))
+        return partial(self.function, on_device(jax.device_put(self.arrays, device)))
 
 
-class ProgramScorer(ABC):
-    """A scorer by a program of jax."""
+@dataclass(frozen=True, eq=False)
+class ProgramScorer:
+    """Scores users for a campaign by a program; scorers with the same ``program`` have one.
 
-    @property
-    def group(self) -> Hashable:
-        """Scorers with equal groups have a common program; by default, each has its own."""
-        return id(self)
+    Attributes:
+      program: makes the program of C campaigns from what each has of its own.
+      own: what this campaign has.
+      num_rows: R.
+    """
 
-    @property
-    @abstractmethod
-    def num_rows(self) -> int:
-        """R."""
-
-    @abstractmethod
-    def program(self, group: Sequence[Any]) -> Program:
-        """Makes the program of C scorers of this one's group."""
+    program: Callable[[Sequence[Any]], Program]
+    own: Any
+    num_rows: int
 
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) log-odds that each converts."""
-        return self.program([self])(users)[:, 0]
+        return self.program([self.own])(users)[:, 0]
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedScorer(ProgramScorer):
-    """The scorer of a customised network.
+#: What a campaign has of its own: its adapted weights, and (N,) the table rows of its attributes.
+Own = tuple[AdaptedWeights, np.ndarray]
 
-    Attributes:
-      network: the network.
-      layout: where its fields lie.
+
+def network_scorers(
+    network: Network, layout: Layout, weights: Weights, campaigns: Iterable[Own]
+) -> list[ProgramScorer]:
+    """Makes the scorers of a network that is customised to campaigns; each is scored alone.
+
+    Args:
+      layout: where the network's fields lie.
       weights: the general weights.
-      adapted: the campaign's adapted weights.
-      campaign: (N,) table rows of the campaign.
-      lengths: adds list lengths to users; None if the network has no fields for them.
     """
-
-    network: Network
-    layout: Layout
-    weights: Weights
-    adapted: AdaptedWeights
-    campaign: np.ndarray
-    lengths: Lengths | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """R, without the rows of list lengths."""
-        return len(self.weights.table) if self.lengths is None else self.lengths.num_rows
-
-    def program(self, group: Sequence[AdaptedScorer]) -> Program:
-        """See `ProgramScorer.program`; the general table is copied if the campaign has own rows."""
-        del group  # itself
-        params = with_own_parameters(self.weights.network, self.adapted.network)
-        table = _with_rows(self.weights.table, self.adapted)
-        arrays = {"network": params, "table": table, "campaign": self.campaign}
-        return self.as_program(network_function(self.network, self.layout, self.lengths), arrays)
-
-    def as_program(self, function: Function, arrays: dict[str, Any]) -> Program:
-        """The program of a function of this scorer's users."""
-        added = 0 if self.lengths is None else len(self.lengths.many)
-        return Program(function, arrays, self.layout.num_slots - added, self.num_rows)
+    each = partial(partial, _network_program, network, layout, weights)
+    return [ProgramScorer(each(), own, len(weights.table)) for own in campaigns]
 
 
-class HeadScorer(AdaptedScorer):
-    """The scorer of a head on factors that all campaigns share; many heads are one matrix."""
-
-    @property
-    def group(self) -> Hashable:
-        """The factors: those of a general model."""
-        return self.network, self.layout, id(self.weights.table), self.lengths
-
-    def program(self, group: Sequence[AdaptedScorer]) -> Program:
-        """See `ProgramScorer.program`; the factors are computed once for all heads."""
-        if len(group) == 1:
-            return super().program(group)
-        heads = np.stack(jax.device_get([own.adapted.network["head"] for own in group]))
-        arrays: dict[str, Any] = {"network": self.weights.network, "table": self.weights.table}
-        arrays |= {"heads": heads, "own": None}
-        if any(len(own.adapted.rows) for own in group):
-            arrays["own"] = {"table": jnp.asarray(value_weights(group))}
-        return self.as_program(head_function(self.network, self.layout, self.lengths), arrays)
+def head_scorers(
+    network: HeadNetwork, layout: Layout, weights: Weights, campaigns: Iterable[Own]
+) -> list[ProgramScorer]:
+    """As `network_scorers`, of heads on factors that all campaigns share; they are one matrix."""
+    together = partial(_head_program, network, layout, weights)
+    return [ProgramScorer(together, own, len(weights.table)) for own in campaigns]
 
 
-@dataclass(frozen=True, eq=False)
-class SumScorer(ProgramScorer):
-    """The scorer of a weighted sum of the log-odds of other scorers.
+def sum_scorers(
+    members: Sequence[Sequence[ProgramScorer]], shares: tuple[float, ...]
+) -> list[ProgramScorer]:
+    """Makes the scorers of weighted sums of the log-odds of other scorers.
 
-    Attributes:
-      members: E scorers.
+    Args:
+      members: E members' scorers of all campaigns.
       shares: the E weights.
     """
-
-    members: tuple[ProgramScorer, ...]
-    shares: tuple[float, ...]
-
-    @property
-    def num_rows(self) -> int:
-        """R."""
-        return self.members[0].num_rows
-
-    @property
-    def group(self) -> Hashable:
-        """The members' groups, and the shares."""
-        return *(member.group for member in self.members), self.shares
-
-    def program(self, group: Sequence[SumScorer]) -> Program:
-        """See `ProgramScorer.program`; each member has one program for all campaigns."""
-        columns = zip(*(own.members for own in group), strict=True)
-        programs = [column[0].program(column) for column in columns]
-        arrays = {str(n): own.arrays for n, own in enumerate(programs)}
-        function = _summed(tuple(own.function for own in programs), self.shares)
-        return programs[0]._replace(function=function, arrays=arrays)
+    together = functools.cache(lambda *programs: partial(_sum_program, programs, shares))
+    return [
+        ProgramScorer(
+            together(*(scorer.program for scorer in each)),
+            tuple(scorer.own for scorer in each),
+            each[0].num_rows,
+        )
+        for each in zip(*members, strict=True)
+    ]
 
 
-@dataclass(frozen=True, eq=False)
-class HiddenScorer(ProgramScorer):
-    """The scorer of users without a part of their histories.
-
-    Attributes:
-      scorer: scores them.
-      hidden: what is left out.
-    """
-
-    scorer: ProgramScorer
-    hidden: Hidden
-
-    @property
-    def num_rows(self) -> int:
-        """R."""
-        return self.scorer.num_rows
-
-    @property
-    def group(self) -> Hashable:
-        """The scorer's, if the same is left out."""
-        return self.hidden.rows.tobytes(), self.scorer.group
-
-    def program(self, group: Sequence[HiddenScorer]) -> Program:
-        """See `ProgramScorer.program`."""
-        program = self.scorer.program([own.scorer for own in group])
-        arrays = {"scorer": program.arrays, "hidden": jnp.asarray(self.hidden.rows)}
-        function = _hiding(program.function, self.hidden.schema)
-        return program._replace(function=function, arrays=arrays)
-
-
-def without_hidden(scorer: Scorer, hidden: Hidden | None) -> Scorer:
-    """The scorer, of users without what is hidden; the same if nothing is."""
-    if hidden is None:
-        return scorer
-    if isinstance(scorer, ProgramScorer):
-        return HiddenScorer(scorer, hidden)
-
-    return lambda users: scorer(hidden(np.asarray(users)))
+def scorers_after(changes: Sequence[Change | None], scorers: Sequence[Scorer]) -> list[Scorer]:
+    """Makes scorers of users, from scorers of users after a change; None changes nothing."""
+    together, found = dict[Hashable, Any](), list[Scorer]()
+    for change, scorer in zip(changes, scorers, strict=True):
+        if change is None:
+            found.append(scorer)
+        elif isinstance(scorer, ProgramScorer):
+            key = scorer.program, *(leaf.tobytes() for leaf in jax.tree.leaves(change))
+            changed = together.setdefault(key, partial(_changed_program, scorer.program, change))
+            found.append(replace(scorer, program=changed, num_rows=change.num_rows))
+        else:
+            found.append(lambda users, f=scorer, change=change: f(change(np.asarray(users))))
+    return found
 
 
 def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | None]]:
@@ -229,20 +160,17 @@ def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | Non
 
     It is None for a scorer without one, which is alone.
     """
-    numbers: dict[Hashable, list[int]] = {}
+    together = dict[Any, list[tuple[int, ProgramScorer]]]()
     for number, scorer in enumerate(scorers):
-        key = scorer.group if isinstance(scorer, ProgramScorer) else number
-        numbers.setdefault(key, []).append(number)
-    for every in numbers.values():
-        first = scorers[every[0]]
-        if not isinstance(first, ProgramScorer):
-            yield every, None
-            continue
-        size = max(1, _TOGETHER_BYTES // (4 * first.num_rows))
+        if isinstance(scorer, ProgramScorer):
+            together.setdefault(scorer.program, []).append((number, scorer))
+        else:
+            yield [number], None
+    for program, every in together.items():
+        size = max(1, _TOGETHER_BYTES // (4 * every[0][1].num_rows))
         for start in range(0, len(every), size):
-            some = every[start : start + size]
-            group: list[Any] = [scorers[number] for number in some]
-            yield some, group[0].program(group)  # one alone is scored by its own program
+            numbers, some = zip(*every[start : start + size], strict=True)
+            yield [*numbers], program([scorer.own for scorer in some])
 
 
 def joint_program(scorers: Sequence[Scorer]) -> Program | None:
@@ -253,19 +181,73 @@ def joint_program(scorers: Sequence[Scorer]) -> Program | None:
         return None
     if len(programs) == 1:
         return programs[0]
-    arrays: dict[str, Any] = {str(n): own.arrays for n, own in enumerate(programs)}
     order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
-    arrays["order"] = order.astype(np.int32)
-    function = _beside(tuple(own.function for own in programs))
-    return programs[0]._replace(function=function, arrays=arrays)
+    return _joined(programs, _beside, order=order.astype(np.int32))
+
+
+def _network_program(
+    network: Network, layout: Layout, weights: Weights, campaigns: Sequence[Own]
+) -> Program:
+    """The program of one campaign; the general table is copied if the campaign has own rows."""
+    [(adapted, campaign)] = campaigns
+    params = with_own_parameters(weights.network, adapted.network)
+    table = _with_rows(weights.table, adapted)
+    arrays = {"network": params, "table": table, "campaign": campaign}
+    function = network_function(network, layout)
+    return Program(function, arrays, layout.num_slots, len(weights.table))
+
+
+def _head_program(
+    network: HeadNetwork, layout: Layout, weights: Weights, campaigns: Sequence[Own]
+) -> Program:
+    """The program of C heads; the factors are computed once for all."""
+    if len(campaigns) == 1:
+        return _network_program(network, layout, weights, campaigns)
+    every = [adapted for adapted, _ in campaigns]
+    heads = np.stack(jax.device_get([adapted.network["head"] for adapted in every]))
+    arrays: dict[str, Any] = {**weights._asdict(), "heads": heads, "own": None}
+    if any(len(adapted.rows) for adapted in every):
+        arrays["own"] = {"table": jnp.asarray(value_weights(every, len(weights.table)))}
+    function = head_function(network, layout)
+    return Program(function, arrays, layout.num_slots, len(weights.table))
+
+
+def _sum_program(
+    programs: Sequence[Callable[[Sequence[Any]], Program]],
+    shares: tuple[float, ...],
+    campaigns: Sequence[tuple[Any, ...]],
+) -> Program:
+    """The program of weighted sums; each member has one program for all campaigns."""
+    columns = zip(programs, zip(*campaigns, strict=True), strict=True)
+    return _joined([program(own) for program, own in columns], partial(_weighted, shares=shares))
+
+
+def _changed_program(
+    program: Callable[[Sequence[Any]], Program],
+    change: Change,
+    campaigns: Sequence[Any],
+) -> Program:
+    """The program of users before a change."""
+    changed = program(campaigns)
+    arrays = {"scorer": changed.arrays, "change": jax.tree.map(jnp.asarray, change)}
+    function = _after(changed.function)
+    return Program(function, arrays, change.schema.num_slots, change.num_rows)
+
+
+def _joined(
+    programs: Sequence[Program], join: Callable[..., Function], **arrays: np.ndarray
+) -> Program:
+    """The program by a joint function of several ones, and by more arrays."""
+    every = {str(number): program.arrays for number, program in enumerate(programs)}
+    function = join(tuple(program.function for program in programs))
+    return programs[0]._replace(function=function, arrays=every | arrays)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def network_function(network: Network, layout: Layout, lengths: Lengths | None = None) -> Function:
+def network_function(network: Network, layout: Layout) -> Function:
     """A network's function of ``network``, ``table`` (R, k) and ``campaign`` (N,)."""
 
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        users = users if lengths is None else lengths.users(users)
         inputs = layout.inputs(arrays["table"], Ids(users, arrays["campaign"]))
         return network.apply(arrays["network"], *inputs).log_odds[:, None]
 
@@ -273,11 +255,10 @@ def network_function(network: Network, layout: Layout, lengths: Lengths | None =
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def head_function(network: HeadNetwork, layout: Layout, lengths: Lengths | None = None) -> Function:
+def head_function(network: HeadNetwork, layout: Layout) -> Function:
     """Many heads' function of ``network``, ``table``, ``heads`` (C, F) and value weights (R, C)."""
 
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        users = users if lengths is None else lengths.users(users)
         fields = layout.users(arrays["table"], users)
         offset, factors = network.offset_and_factors(arrays["network"], fields)
         log_odds = offset[:, None] + factors @ arrays["heads"].T
@@ -289,12 +270,16 @@ def head_function(network: HeadNetwork, layout: Layout, lengths: Lengths | None 
     return jit(score)
 
 
+def _each(functions: Sequence[Function], arrays: dict[str, Any], users: Array) -> list[Array]:
+    return [function(arrays[str(n)], users) for n, function in enumerate(functions)]
+
+
 @functools.lru_cache(PROGRAMS_KEPT)
-def _summed(functions: tuple[Function, ...], shares: tuple[float, ...]) -> Function:
+def _weighted(functions: tuple[Function, ...], shares: tuple[float, ...]) -> Function:
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        each = [own(arrays[str(n)], users) for n, own in enumerate(functions)]
+        pairs = zip(shares, _each(functions, arrays, users), strict=True)
         # No matrix product, which accelerators round.
-        return sum((s * own for s, own in zip(shares, each, strict=True)), jnp.zeros(()))
+        return sum((share * scores for share, scores in pairs), jnp.zeros(()))
 
     return jit(score)
 
@@ -302,16 +287,15 @@ def _summed(functions: tuple[Function, ...], shares: tuple[float, ...]) -> Funct
 @functools.lru_cache(PROGRAMS_KEPT)
 def _beside(functions: tuple[Function, ...]) -> Function:
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        each = [own(arrays[str(n)], users) for n, own in enumerate(functions)]
-        return jnp.concatenate(each, axis=1)[:, arrays["order"]]
+        return jnp.concatenate(_each(functions, arrays, users), axis=1)[:, arrays["order"]]
 
     return jit(score)
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def _hiding(function: Function, schema: Any) -> Function:
+def _after(function: Function) -> Function:
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        return function(arrays["scorer"], Hidden(schema, arrays["hidden"])(users))
+        return function(arrays["scorer"], arrays["change"](users))
 
     return jit(score)
 
@@ -328,11 +312,10 @@ def _replaced(table: Array, rows: Array, values: Array) -> Array:
     return table.at[rows].set(values, mode="drop")
 
 
-def value_weights(group: Sequence[AdaptedScorer]) -> np.ndarray:
+def value_weights(campaigns: Sequence[AdaptedWeights], num_rows: int) -> np.ndarray:
     """(R, C) the last column of the rows that are campaigns' own; zero where they have none."""
-    num_rows = len(group[0].weights.table)
-    weights = np.zeros((num_rows, len(group)), np.float32)
-    for number, (_, rows, values) in enumerate(own.adapted for own in group):
+    weights = np.zeros((num_rows, len(campaigns)), np.float32)
+    for number, (_, rows, values) in enumerate(campaigns):
         real = rows < num_rows
         weights[rows[real], number] = np.asarray(values)[real, -1]
     return weights

@@ -128,6 +128,7 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
                 "label": np.array(stage.label),
                 "stage": np.full(len(stage.user), 2 if name == "stage2" else 1, np.int8),
                 "audience": stage.in_audience.astype(np.int8),
+                "control": stage.in_control,
                 "out": np.full(len(stage.user), name == "left_out"),
             }
         )

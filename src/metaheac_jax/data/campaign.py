@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+#: The column of an audience or of examples that tells who was shown a campaign, and its values.
+GROUP, SHOWN, CONTROL = "group", "shown", "control"
 #: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
 #: What the id of a user must be, by whether the ids of the data are whole numbers.
@@ -78,12 +81,15 @@ class Examples:
       label: (E,) int8, 1 for a seed (converted) and 0 for a non-seed.
       audience: (E,) bool, whether the user was in an audience that this system chose; None if no
         example comes from one.
+      control: (E,) bool, whether the user was in an audience's control group, which was not shown
+        the campaign; None if no example comes from one.
     """
 
     offsets: np.ndarray
     user: np.ndarray
     label: np.ndarray
     audience: np.ndarray | None = None
+    control: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
         """The slice of one campaign's examples."""
@@ -108,7 +114,17 @@ class Examples:
     @property
     def in_audience(self) -> np.ndarray:
         """(E,) bool, ``audience``, false where that is None."""
-        return np.zeros(len(self.user), bool) if self.audience is None else self.audience
+        return self.optional("audience")
+
+    @property
+    def in_control(self) -> np.ndarray:
+        """(E,) bool, ``control``, false where that is None."""
+        return self.optional("control")
+
+    def optional(self, name: str) -> np.ndarray:
+        """(E,) an optional column; where it is None, its default."""
+        column = getattr(self, name)
+        return np.full(len(self.user), OPTIONAL[name]) if column is None else column
 
     def pick(self, kept: np.ndarray) -> Examples:
         """The examples that an (E,) mask keeps, in the same order, or those at these places."""
@@ -117,19 +133,17 @@ class Examples:
             self.user[kept],
             self.label[kept],
             num_campaigns=len(self.counts),
-            audience=None if self.audience is None else self.audience[kept],
+            **{name: self.optional(name)[kept] for name in OPTIONAL},
         )
 
-    def with_non_seeds(
-        self, campaign: np.ndarray, user: np.ndarray, *, in_audience: bool
-    ) -> Examples:
-        """The examples, and non-seeds after those of their campaigns."""
+    def with_others(self, others: Examples) -> Examples:
+        """The examples, and others after those of their campaigns."""
+        both = self, others
+        names = "campaign", "user", "label"
         return group_by_campaign(
-            np.concatenate([self.campaign, campaign]),
-            np.concatenate([self.user, user]),
-            np.concatenate([self.label, np.zeros_like(user)]),
+            *(np.concatenate([getattr(part, name) for part in both]) for name in names),
             num_campaigns=len(self.counts),
-            audience=np.concatenate([self.in_audience, np.full(len(user), in_audience)]),
+            **{name: np.concatenate([own.optional(name) for own in both]) for name in OPTIONAL},
         )
 
     def shuffled(self) -> Examples:
@@ -141,22 +155,32 @@ class Examples:
         return self.pick(np.lexsort((draw, self.campaign)))
 
 
+#: The columns that examples need not have, and their defaults.
+OPTIONAL = {"audience": False, "control": False}
+
+
 def group_by_campaign(
     campaign: np.ndarray,
     user: np.ndarray,
     label: np.ndarray,
     *,
     num_campaigns: int,
-    audience: np.ndarray | None = None,
+    **optional: np.ndarray,
 ) -> Examples:
-    """Groups examples by campaign index, and keeps the given order within a campaign."""
+    """Groups examples by campaign index, and keeps the given order within a campaign.
+
+    Args:
+      campaign, user, label: (E,).
+      num_campaigns: C.
+      **optional: (E,) columns that examples need not have; those of defaults alone are left out.
+    """
     order = np.argsort(campaign, kind="stable")
     counts = np.bincount(campaign, minlength=num_campaigns)
     return Examples(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         user=user[order].astype(np.int32),
         label=label[order].astype(np.int8),
-        audience=audience[order] if audience is not None and np.any(audience) else None,
+        **{name: c[order] for name, c in optional.items() if np.any(c != OPTIONAL[name])},
     )
 
 
@@ -173,6 +197,27 @@ def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
     texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
     digests = (hashlib.blake2b(text, digest_size=4, person=purpose).digest() for text in texts)
     return np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64) / 2**32
+
+
+def groups_of(
+    campaigns: Iterable[int | str | None], users: Iterable[int | str], hold_out: float
+) -> list[str]:
+    """Tells which users of audiences are shown the campaign, and which are its control group.
+
+    It depends on the ids of both alone, so it is the same in every run and every engine.
+
+    Args:
+      campaigns: n ids; None for a campaign without one.
+      users: n ids.
+      hold_out: probability of the control group.
+
+    Returns:
+      `SHOWN` or `CONTROL`, n times.
+    """
+    texts = (f"{c}\0{u}".encode() for c, u in zip(campaigns, users, strict=True))
+    digests = (hashlib.blake2b(own, digest_size=4, person=b"control").digest() for own in texts)
+    draws = (int.from_bytes(own, "little") / 2**32 for own in digests)
+    return [CONTROL if draw < hold_out else SHOWN for draw in draws]
 
 
 def draw_non_seeds(

@@ -13,21 +13,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metaheac_jax.data.campaign import Campaign, Examples, draw_non_seeds, plain_id
+from metaheac_jax.data.campaign import (
+    Campaign,
+    Examples,
+    draw_non_seeds,
+    group_by_campaign,
+    plain_id,
+)
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
 from metaheac_jax.data.views import UserView
-from metaheac_jax.errors import InputError, about, check_whole
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +213,9 @@ class Dataset:
             if drawn:
                 users = np.concatenate([*drawn.values()])
                 campaigns = np.repeat([*drawn], [*map(len, drawn.values())])
-                stage = stage.with_non_seeds(campaigns, users, in_audience=False)
-                data = replace(data, **{name: stage})
+                labels, count = np.zeros_like(users), self.num_campaigns
+                others = group_by_campaign(campaigns, users, labels, num_campaigns=count)
+                data = replace(data, **{name: stage.with_others(others)})
         return data
 
     def index_of(self, campaign_id: int | str) -> int:
@@ -229,15 +233,22 @@ class Dataset:
             f"{', '.join(close)}"
         )
 
-    def audience_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the users of a campaign's audiences, by index, and their labels: (F,) and int8.
+    def audience_of(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds the users of a campaign's audiences, by index, their labels and control groups.
 
         They include those that are left out of the stages.
+
+        Returns:
+          (F,) users; int8 labels; and bool, whether they are in a control group.
         """
-        stages = [(own, own.of(index), own.in_audience) for own in self.stages.values()]
-        users = [own.user[of][shown[of]] for own, of, shown in stages]
-        labels = [own.label[of][shown[of]] for own, of, shown in stages]
-        return np.concatenate(users), np.concatenate(labels)
+        parts = []
+        for stage in self.stages.values():
+            of = stage.of(index)
+            shown = stage.in_audience[of]
+            columns = stage.user, stage.label, stage.in_control
+            parts.append([column[of][shown] for column in columns])
+        users, labels, control = map(np.concatenate, zip(*parts, strict=True))
+        return users, labels, control
 
     def encoded_for(self, schema: Schema, vocabulary: Vocabulary) -> Dataset:
         """Encodes the data with the table rows of another vocabulary, such as a model's.
@@ -250,8 +261,7 @@ class Dataset:
         Raises:
           InputError: the schemas differ.
         """
-        with about(self.where):
-            self.schema.check_same(schema, "the model")
+        self.schema.check_same(schema, self.where)
         pairs = zip(self.vocabulary.values, vocabulary.values, strict=True)
         if all(own is other or np.array_equal(own, other) for own, other in pairs):
             return self
@@ -315,7 +325,12 @@ class Dataset:
         return find(self.user_ids, wanted)[place]
 
     def mask_of(self, named: UserIds, what: str = "user ids") -> np.ndarray:
-        """Tells, as (U,) bool, who is named by ids or files of them; see `user_ids.find_named`."""
+        """Tells, as (U,) bool, who is named by ids or files of them; see `user_ids.find_named`.
+
+        A mask (U,) bool is returned as it is.
+        """
+        if isinstance(named, np.ndarray) and named.dtype == bool and len(named) == self.num_users:
+            return named
         return find_named(named, self.user_ids, what, self.schema.user_id)[1]
 
     def new_campaign(

@@ -112,6 +112,11 @@ class Hidden:
     schema: Schema
     rows: np.ndarray
 
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.rows) - 1
+
     @staticmethod
     def of(data: Dataset, counted: np.ndarray, campaign: Campaign) -> Hidden | None:
         """Hides this campaign, and others that do not count; None if users have no histories.
@@ -139,5 +144,5 @@ class Hidden:
             done = start + count * slots
             gone = array.asarray(self.rows)[users[:, start : start + slots]]
             gone = array.concatenate([gone] * count, axis=1)
-            parts.append(array.where(gone, len(self.rows) - 1, users[:, start:done]))
+            parts.append(array.where(gone, self.num_rows, users[:, start:done]))
         return array.concatenate([*parts, users[:, done:]], axis=1).astype(np.int32)

@@ -50,7 +50,7 @@ class Lengths:
         """The classes of each length field; 0 is the empty list."""
         return [np.append(0, length_classes(field.slots)) for _, field in self.many]
 
-    def users(self, users: Any) -> Any:
+    def __call__(self, users: Any) -> Any:
         """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths.
 
         Takes NumPy or JAX arrays, also under `jax.jit`.

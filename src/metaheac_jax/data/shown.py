@@ -37,27 +37,30 @@ def leave_out_shown(data: Dataset, campaigns: Iterable[int]) -> Dataset:
     """The data in which the users of audiences who did not convert count by a share.
 
     Such a user of a campaign stays in stage 1 if the user's own draw is below the campaign's share;
-    see `share_to_keep`. The others move to `Dataset.left_out`.
+    see `share_to_keep`. The others move to `Dataset.left_out`, and so do all of a control group,
+    who might have converted if they had been shown the campaign.
 
     Args:
       data: has all examples of these campaigns in stage 1 or stage 2.
       campaigns: the campaigns, by index.
     """
     stage, left_out = data.stage1, data.left_out
-    if stage.audience is None:
+    if stage.audience is None and stage.control is None:
         return data
     moves = np.zeros(len(stage.user), bool)
     for c in campaigns:
         of = stage.of(c)
-        without = stage.audience[of] & (stage.label[of] == 0)
-        if without.any():
+        others = stage.label[of] == 0
+        control, without = stage.in_control[of], stage.in_audience[of] & others
+        if (without & ~control).any():
             draws = draw_by_id(data.user_ids[stage.user[of][without]])
             moves[of][without] = draws >= _share_of(data, c)
+        moves[of] |= control & others
     if not moves.any():
         return data
     out = stage.pick(moves)
     if left_out is not None:
-        out = left_out.with_non_seeds(out.campaign, out.user, in_audience=True)
+        out = left_out.with_others(out)
     return replace(data, stage1=stage.pick(~moves), left_out=out)
 
 
@@ -67,7 +70,9 @@ def _share_of(data: Dataset, index: int) -> float:
         campaign = data.campaign(index)
     except InputError:  # nobody is left to draw
         return 1.0
-    shown, converted = campaign.users[campaign.is_found], campaign.labels[campaign.is_found] == 1
+    of, stage = data.stage1.of(index), data.stage1
+    was_shown = stage.in_audience[of] & ~stage.in_control[of]
+    shown, converted = stage.user[of][was_shown], stage.label[of][was_shown] == 1
     others = campaign.pick(~campaign.is_found)
     # Neither the order of examples nor, beyond some, their number matters.
     order = np.argsort(draw_by_id(data.user_ids[others.users], b"share"), kind="stable")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
-from metaheac_jax.data.campaign import Examples
+from metaheac_jax.data.campaign import OPTIONAL, Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.data.views import UserRows, UserView
@@ -159,8 +159,10 @@ def _column_of(name: str) -> str:
     return match["column"] if match else name
 
 
-def _columns(manifest: Mapping[str, Any], schema: Schema, stages: Collection[str]) -> Columns:
-    """What each column must be."""
+def _columns(
+    manifest: Mapping[str, Any], schema: Schema, stages: Collection[str], found: Collection[str]
+) -> Columns:
+    """What each column must be; optional ones are those that are ``found``."""
     users, campaigns, rows, pad = (manifest[name] for name in _COUNTS)
     columns = {
         "user_key": Column("i8 S", (users,)),
@@ -175,8 +177,9 @@ def _columns(manifest: Mapping[str, Any], schema: Schema, stages: Collection[str
             f"{name}_offsets": Column("i8", (campaigns + 1,), 0, count + 1, np.less_equal),
             f"{name}_user": Column("i4", (count,), 0, users),
             f"{name}_label": Column("i1", (count,), 0, 2),
-            f"{name}_audience": Column("b1", (count,)),
         }
+        optional = {f"{name}_{own}" for own in OPTIONAL}
+        columns |= dict.fromkeys(optional & {*found}, Column("b1", (count,)))
     for name in manifest["sensitive"]:
         columns[f"sensitive_values_{name}"] = Column("U", (f"values of {name}",))
         codes = Column("i4", (users, f"slots of {name}"), 0, f"values of {name} + 1")
@@ -189,11 +192,7 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
     stages = ["stage1", "stage2", *(["left_out"] if "left_out" in manifest else [])]
     check_plain(manifest, dict.fromkeys(stages, COUNT), MANIFEST, _REMEDY)
     files = {_column_of(name): name for name in manifest["files"]}
-    columns = {
-        name: column
-        for name, column in _columns(manifest, schema, stages).items()
-        if name in files or not name.endswith("_audience")
-    }
+    columns = _columns(manifest, schema, stages, files)
     known = columns.keys() & files
     found = {name: read_array(directory / files[name], _REMEDY) for name in known}
     check_arrays(found, columns, str(directory), _REMEDY, values=verify)

@@ -7,17 +7,47 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import EXPECTED_ID, plain_id
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import read_text, without_apostrophe
+from metaheac_jax.files import inert_frame, read_text, whole_file, without_apostrophe
 
-#: Endings of the names of table files.
-ENDINGS = (".parquet", ".csv", ".csv.gz")
+
+class Format(NamedTuple):
+    """How a file of a table is read and written.
+
+    Attributes:
+      scan: opens a path or URL.
+      write: writes a table to a path.
+      is_text: whether all cells are text, one row on a line, after a line of names.
+    """
+
+    scan: Callable[[Path | str], pl.LazyFrame]
+    write: Callable[[pl.DataFrame, Path], object]
+    is_text: bool = False
+
+
+def _write_csv(frame: pl.DataFrame, path: Path) -> None:
+    inert_frame(frame).write_csv(path)
+
+
+def _write_compressed(frame: pl.DataFrame, path: Path) -> None:
+    path.write_bytes(gzip.compress(inert_frame(frame).write_csv().encode(), mtime=0))
+
+
+_scan_csv = partial(pl.scan_csv, infer_schema=False, glob=False)
+#: The formats of tables, by the ending of a file's name.
+FORMATS = {
+    ".parquet": Format(partial(pl.scan_parquet, glob=False), pl.DataFrame.write_parquet),
+    ".csv": Format(_scan_csv, _write_csv, is_text=True),
+    ".csv.gz": Format(_scan_csv, _write_compressed, is_text=True),
+}
 #: Limits of a compressed CSV file, see `_check_size`, and how compressed files begin.
 _MAX_RATIO, _ANY_SIZE = 200, 1 << 28
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda")
@@ -27,6 +57,24 @@ _ROW = "number of the row"  # name of a column that no table should have
 MAX_ID_BYTES = 64
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
+
+
+def format_of(name: Path | str) -> Format | None:
+    """The format of a file with this name, in capitals or not; None if there is none."""
+    name = str(name).lower()
+    return next((own for ending, own in FORMATS.items() if name.endswith(ending)), None)
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> None:
+    """Writes a table completely or not at all, in the `FORMATS` of its name.
+
+    In CSV, no text is a formula of a spreadsheet; see `files.inert_frame`.
+    """
+    kind = format_of(path)
+    if kind is None:
+        raise InputError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    with whole_file(path) as temporary:
+        kind.write(frame, temporary)
 
 
 def is_url(source: object) -> bool:
@@ -42,9 +90,7 @@ def is_table(path: Path | str) -> bool:
     """
     if not is_url(path):
         path = Path(path)
-        return bool(path.is_dir() and _parts(path)) or (
-            path.is_file() and path.name.endswith(ENDINGS)
-        )
+        return bool(_parts(path)) if path.is_dir() else path.is_file() and bool(format_of(path))
     try:
         Table(path)
     except InputError as error:
@@ -120,7 +166,7 @@ class Table:
         self, source: Path | str | pl.DataFrame, columns: Sequence[str] = (), *, name: str = "table"
     ) -> None:
         """Args:
-        source: path or URL of a file that ends in one of `ENDINGS`, or of a folder; or the table.
+        source: path or URL of a file with one of the `FORMATS`, or of a folder; or the table.
         columns: names of columns that it must have.
         name: name in messages of a table in memory.
 
@@ -128,30 +174,28 @@ class Table:
           InputError: the file cannot be read, has a column twice or lacks one of ``columns``, or a
             line and the header differ in their number of cells.
         """
-        self.path = name if isinstance(source, pl.DataFrame) else Path(source)
+        self.path: Path | str = name
         self.lines: Sequence[int] = ()
         self._left_out = pl.lit(False)
-        if is_url(source):
-            self.path = str(source)
         if isinstance(source, pl.DataFrame):
             self._rows = source.lazy()
-        elif isinstance(self.path, Path) and self.path.exists() and not _is_regular(self.path):
-            raise InputError(f"{self.path}: is neither a regular file nor a folder; give one")
-        elif is_url(source) and not str(source).endswith(ENDINGS):
-            self._rows = pl.scan_parquet(f"{source}/**/*.parquet", hive_partitioning=True)
-        elif isinstance(self.path, Path) and self.path.is_dir():
-            self._rows = _folder(self.path)
-        elif str(source).endswith(ENDINGS):
-            if str(source).endswith(".parquet"):
-                self._rows = pl.scan_parquet(self.path, glob=False)
-            else:
-                self._rows = pl.scan_csv(self.path, infer_schema=False, glob=False)
-                self.lines = range(2, sys.maxsize)
         else:
-            raise InputError(f"{source}: expected a file that ends in {', '.join(ENDINGS)}")
-        if self.lines and isinstance(self.path, Path):
-            with self._reading():
-                _check_size(self.path)
+            self.path = str(source) if is_url(source) else Path(source)
+            kind = format_of(source)
+            if isinstance(self.path, Path) and self.path.exists() and not _is_regular(self.path):
+                raise InputError(f"{self.path}: is neither a regular file nor a folder; give one")
+            if isinstance(self.path, Path) and self.path.is_dir():
+                self._rows = _folder(self.path)
+            elif kind is not None:
+                self._rows = kind.scan(self.path)
+                self.lines = range(2, sys.maxsize) if kind.is_text else ()
+                if kind.is_text and isinstance(self.path, Path):
+                    with self._reading():
+                        _check_size(self.path)
+            elif is_url(source):
+                self._rows = pl.scan_parquet(f"{source}/**/*.parquet", hive_partitioning=True)
+            else:
+                raise InputError(f"{source}: expected a file that ends in {', '.join(FORMATS)}")
         with self._reading():
             self.names = self._rows.collect_schema().names()
         twice = [name for name in self.names if "_duplicated_" in name]  # as polars names it

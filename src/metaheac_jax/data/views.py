@@ -136,7 +136,7 @@ class UserView:
             numbers = users if indices else np.arange(len(self))[users]
             without = -1 if campaign is None else campaign
             rows = self.history.add(np.array(rows), numbers, without)
-        return np.asarray(rows) if self.lengths is None else self.lengths.users(np.asarray(rows))
+        return np.asarray(rows) if self.lengths is None else self.lengths(np.asarray(rows))
 
     def mapped(self, lookup: np.ndarray) -> UserView:
         """The same in another table, to whose rows (R + 1,) int32 maps R rows and their pad id."""

@@ -27,8 +27,9 @@ from metaheac_jax.engines.top_users import (
     USER,
     TopUsers,
     keys_of,
+    with_groups,
 )
-from metaheac_jax.errors import check_whole
+from metaheac_jax.errors import check_hold_out, check_whole
 
 _MERGED = 16  # tables that a task merges
 
@@ -39,6 +40,7 @@ def expand_on_ray(
     size: int,
     *,
     exclude: Dataset | None = None,
+    hold_out: float = 0.0,
     num_workers: int = 1,
     num_gpus: float = 0,
     checkpoint: str | None = None,
@@ -55,9 +57,10 @@ def expand_on_ray(
         its driver dies. Then ``users`` are read from files. Delete it when the job is done.
 
     Returns:
-      campaign_id, rank (from 1), user_id and score, computed.
+      campaign_id, rank (from 1), user_id, score and, with control groups, group, computed.
     """
     check_whole("size", size, 1)
+    check_hold_out(hold_out)
     scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
     sample = pa.concat_tables(ray.get(users.limit(SAMPLE).to_arrow_refs()))
     user_id, id_type = scorer.user_id, scorer.check_sample(sample)
@@ -101,7 +104,11 @@ def expand_on_ray(
         groups = [tables[at : at + _MERGED] for at in range(0, max(1, len(tables)), _MERGED)]
         tables = [_merged.remote(scorer.campaigns, id_type, size, pairs, *own) for own in groups]
         if len(tables) == 1:
-            return ray.data.from_arrow_refs(tables)
+            break
+    best = ray.data.from_arrow_refs(tables)
+    if not hold_out:
+        return best
+    return best.map_batches(lambda own: with_groups(own, hold_out), batch_format="pyarrow")
 
 
 def _kept(scores: Dataset, place: str, user_id: str) -> Dataset:

@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
+from metaheac_jax.data.campaign import GROUP
 from metaheac_jax.engines.arrow import open_export, scorer_of_worker
 from metaheac_jax.engines.export_files import Export
 from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
@@ -33,8 +34,9 @@ from metaheac_jax.engines.top_users import (
     USER,
     TopUsers,
     keys_of,
+    with_groups,
 )
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, check_hold_out, check_whole
 
 _MERGING = 8  # tasks that merge the best users of all partitions
 #: Large batches for Python; Spark would measure their bytes after each row.
@@ -47,6 +49,7 @@ def expand_on_spark(
     size: int,
     *,
     exclude: DataFrame | None = None,
+    hold_out: float = 0.0,
 ) -> DataFrame:
     """The users whom an export scores highest, as `expand` finds them.
 
@@ -57,15 +60,18 @@ def expand_on_spark(
       size: K, the number of users per campaign; fewer if there are fewer candidates.
       exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
         only from the audiences of that campaign. The campaigns' seeds belong there.
+      hold_out: probability that a user of an audience is in its control group, as for `expand`.
 
     Returns:
-      campaign_id, rank (from 1), user_id and score. Users are scored when it is computed.
+      campaign_id, rank (from 1), user_id, score and, with control groups, group. Users are scored
+      when it is computed.
 
     Raises:
       InputError: the export cannot be read, or ``users`` lacks a column, has one of another type,
         a user without an id or a user twice, or ``exclude`` lacks a column.
     """
     check_whole("size", size, 1)
+    check_hold_out(hold_out)
     scorer = open_export(export)
     wanted = [scorer.user_id, *scorer.columns]
     if {*wanted} <= {*users.columns}:
@@ -95,7 +101,22 @@ def expand_on_spark(
     best = best.repartition(_MERGING).mapInArrow(_best(campaigns, size), schema)
     order = Window.partitionBy(CAMPAIGN).orderBy(F.desc(SCORE), USER)
     ranked = best.withColumn(RANK, F.row_number().over(order)).where(F.col(RANK) <= size)
-    return ranked.select(CAMPAIGN, RANK, USER, SCORE)
+    ranked = ranked.select(CAMPAIGN, RANK, USER, SCORE)
+    if not hold_out:
+        return ranked
+    return ranked.mapInArrow(_marked(hold_out), f"{schema}, {GROUP} string")
+
+
+def _marked(
+    hold_out: float,
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Maps rows of audiences to the same, with their groups."""
+
+    def mark(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield from with_groups(pa.Table.from_batches([batch]), hold_out).to_batches()
+
+    return mark
 
 
 def _repeated(ids: DataFrame, kind: pa.DataType) -> list[Any]:
@@ -140,12 +161,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True, help="users per audience")
     what = "Parquet files of users to leave out: user_id, and campaign_id if it is not for all"
     parser.add_argument("--exclude", help=what)
+    what = "fraction of each audience to keep as a control group, which is not shown the campaign"
+    parser.add_argument("--hold-out", type=float, default=0.0, help=what)
     options = parser.parse_args()
     spark = SparkSession.builder.appName("metaheac").getOrCreate()
     read = spark.read.parquet
     exclude = None if options.exclude is None else read(options.exclude)
     try:
-        found = expand_on_spark(read(options.users), options.export, options.size, exclude=exclude)
+        found = expand_on_spark(
+            read(options.users),
+            options.export,
+            options.size,
+            exclude=exclude,
+            hold_out=options.hold_out,
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from metaheac_jax.data.campaign import GROUP, groups_of
 from metaheac_jax.errors import Diverged, InputError
 
 #: Columns of an audience.
@@ -39,6 +40,13 @@ def keys_of(
                 f"exclude: {name!r} is of type {kinds[name]}, expected {expected}; cast it"
             )
     return keys
+
+
+def with_groups(audiences: pa.Table, hold_out: float) -> pa.Table:
+    """Adds the column ``group`` to rows of audiences; see `groups_of`."""
+    campaigns, users = audiences[CAMPAIGN].to_pylist(), audiences[USER].to_pylist()
+    group = pa.array(groups_of(campaigns, users, hold_out), pa.string())
+    return audiences.append_column(GROUP, group)
 
 
 class TopUsers:

@@ -21,7 +21,7 @@ from metaheac_jax.methods.method import (
     method_of,
     register,
 )
-from metaheac_jax.methods.pretraining import PretrainedMethod, PretrainedMLP, PretrainingConfig
+from metaheac_jax.methods.pretraining import FineTuningConfig, PretrainedMethod, PretrainedMLP
 from metaheac_jax.methods.solved_head import SolvedHeadConfig, SolvedHeadMethod
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Config",
     "EnsembleConfig",
     "EnsembleMethod",
+    "FineTuningConfig",
     "LearnedPrior",
     "LearnedPriorConfig",
     "LogisticRegression",
@@ -41,7 +42,6 @@ __all__ = [
     "Online",
     "PretrainedMLP",
     "PretrainedMethod",
-    "PretrainingConfig",
     "SolvedHeadConfig",
     "SolvedHeadMethod",
     "Trained",

@@ -179,11 +179,5 @@ class GradientConfig(Config):
     """Number of judgements on held-out training campaigns, four per epoch, without a better one
     before the offline stage stops and keeps the best state; it also takes 800 steps without a
     better one. None runs all epochs on all training campaigns."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig(GradientConfig):
-    """Settings of a method that trains one network."""
-
     list_lengths: bool = setting(False, shapes=True)
     """Whether list lengths are user fields too; see `data.list_lengths`."""

@@ -9,7 +9,7 @@ Axes: P users, E members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from metaheac_jax.boundary import Column, Columns
-from metaheac_jax.customising.score import SumScorer
+from metaheac_jax.customising.score import sum_scorers
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config
 from metaheac_jax.methods.held_out_campaigns import (
@@ -80,7 +80,7 @@ class EnsembleMethod(Method[EnsembleConfig]):
         """Whether the solved head holds out campaigns; without any, the others choose nothing."""
         return self.members[0].holds_out
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains each member, then chooses the shares on held-out campaigns.
 
         These teach the learned prior only after that.
@@ -124,30 +124,34 @@ class EnsembleMethod(Method[EnsembleConfig]):
 
     def columns(self, online: Online, arrays: Mapping[str, Any]) -> Columns:
         """Says what the states of the members must be, and their shares."""
-        columns = {"shares": Column("f8", (len(self.members),))}
+        columns = {"shares": Column("f4 f8", (len(self.members),))}
         for member in self.members:
             above = f"members/{member.name}/"
             own = {name.removeprefix(above): array for name, array in arrays.items()}
             columns |= {f"{above}{k}": v for k, v in member.columns(online, own).items()}
         return columns
 
-    def customise(
-        self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[Scorer]:
+    def adapt(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         """Customises each member to all campaigns."""
-        each = []
-        for member in self.members:
-            own = replace(online, progress=prefixed(online.progress, f"{member.label} "))
-            each.append(member.customise(own, state["members"][member.name], campaigns))
-        return _summed(each, state["shares"])
+        return self._scorers(online, state, campaigns, general=False)
 
     def general_scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> list[Scorer]:
         """Sums those of the members that have a general model; LR has none."""
-        state_of, shares = state["members"], np.asarray(state["shares"])
-        each = [own.general_scorers(online, state_of[own.name], campaigns) for own in self.members]
-        return _summed(filter(None, each), [s for s, own in zip(shares, each, strict=True) if own])
+        return self._scorers(online, state, campaigns, general=True)
+
+    def _scorers(
+        self, online: Online, state: State, campaigns: Sequence[Campaign], *, general: bool
+    ) -> list[Scorer]:
+        every, shares = list[Any](), list[float]()
+        for member, share in zip(self.members, np.asarray(state["shares"]).tolist(), strict=True):
+            of_member = replace(online, progress=prefixed(online.progress, f"{member.label} "))
+            given = of_member, state["members"][member.name], campaigns
+            if scorers := member.customise(*given, general=general):
+                every.append(scorers)
+                shares.append(share)
+        return [*sum_scorers(every, tuple(shares))]
 
 
 def _part_of(start: General | None, member: str) -> General | None:
@@ -156,12 +160,6 @@ def _part_of(start: General | None, member: str) -> General | None:
     if start is None or past is None:
         return None
     return replace(start, state=start.state["members"][member], optimizer=past)
-
-
-def _summed(each: Iterable[Sequence[Scorer]], shares: Any) -> list[Scorer]:
-    """The weighted sum of the members' scorers for each campaign."""
-    weights = tuple(np.asarray(shares).tolist())
-    return [SumScorer(own, weights) for own in zip(*each, strict=True)]
 
 
 def best_shares(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:

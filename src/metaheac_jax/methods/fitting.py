@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from metaheac_jax.backend import environment, processor
 from metaheac_jax.boundary import check_arrays
-from metaheac_jax.customising.score import without_hidden
+from metaheac_jax.customising.score import scorers_after
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -292,11 +292,10 @@ def customise(
     state = flatten_dict(dict(general.state), sep="/")
     where = f"the general model of {general.data!r}"
     check_arrays(state, method.columns(given, state), where, "fit it again")
-    stage = method.customise if online else method.general_scorers
     try:
-        scorers = stage(given, on_device(general.state), own)
+        scorers = method.customise(given, on_device(general.state), own, general=not online)
     except np.linalg.LinAlgError as error:
         raise Diverged(f"{where}: {error}; fit it again") from error
-    hidden = [Hidden.of(known, counted, campaign) for campaign in own]
-    scorers = map(without_hidden, scorers, hidden)
+    hidden = [Hidden.of(known, counted, campaign) for campaign in own[: len(scorers)]]
+    scorers = scorers_after(hidden, scorers)
     return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=online)]

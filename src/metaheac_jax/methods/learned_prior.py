@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.boundary import Column, Columns
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config, setting
@@ -134,9 +134,8 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         """Returns two, whose difference shows how much weights vary."""
         return 2
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Learns features of users, then the prior: the offline stage."""
-        offline = offline.lengthened(self.config.list_lengths)
         dataset, count = offline.dataset, len(offline.campaigns)
         offline.progress(f"{offline.label}: features of users", 0, 2)
         table, features = learn_features(offline, self.config.num_factors)
@@ -175,22 +174,21 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             **{f"prior/{name}": Column("f4 f8", shape) for name, shape in every.items()},
         }
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Finds the mode of the posterior of each campaign's weights: the online stage."""
         return self._scorers(online, state, campaigns, learns=True)
 
     def general_scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Returns scorers by the mean of each campaign's prior, which its attributes set."""
         return self._scorers(online, state, campaigns, learns=False)
 
     def _scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign], *, learns: bool
-    ) -> list[AdaptedScorer]:
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+    ) -> list[ProgramScorer]:
         weights = Weights(state["network"], state["table"])
         features = Features(**jax.device_get(state["features"]))
         prior = Prior(**jax.device_get(state["prior"]))

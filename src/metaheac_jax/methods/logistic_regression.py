@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.boundary import Column, Columns
-from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
@@ -81,9 +81,8 @@ class LogisticRegression(Method[RegressionConfig]):
 
     name, label, default = "lr", "LR", RegressionConfig()
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Learns nothing: all weights are 0."""
-        offline = offline.lengthened(self.config.list_lengths)
         table = jnp.zeros((offline.dataset.num_rows, LINEAR_WIDTH))
         return Trained({"network": {"head": jnp.zeros(1)}, "table": table})
 
@@ -94,11 +93,10 @@ class LogisticRegression(Method[RegressionConfig]):
         table = Column("f4", (dataset.num_rows, LINEAR_WIDTH))
         return {"network/head": Column("f4", (1,)), "table": table}
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Fits a regression to each campaign, on its examples only."""
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
         num_rows = online.dataset.num_rows
 
         def fit(examples: Batch) -> AdaptedWeights:

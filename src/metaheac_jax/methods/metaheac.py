@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from metaheac_jax.methods.config import setting
 from metaheac_jax.methods.method import Offline, Trained, register
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
-from metaheac_jax.methods.pretraining import PretrainedMethod, PretrainingConfig
+from metaheac_jax.methods.pretraining import FineTuningConfig, PretrainedMethod
 from metaheac_jax.networks import MetaHeac
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
@@ -18,7 +17,7 @@ from metaheac_jax.training.step import Gradient
 
 
 @dataclass(frozen=True)
-class MixtureConfig(PretrainingConfig):
+class MixtureConfig(FineTuningConfig):
     """Settings of a method with MetaHeac's network, whose sizes are those of the authors' program.
 
     The paper tunes both in [3, 10].
@@ -28,6 +27,11 @@ class MixtureConfig(PretrainingConfig):
     """n, the number of experts."""
     num_critics: int = setting(5, shapes=True)
     """m, the number of critics."""
+
+    @property
+    def network(self) -> MetaHeac:
+        """MetaHeac's network."""
+        return MetaHeac(self.num_experts, self.num_critics)
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,30 @@ class MetaHeacConfig(MixtureConfig):
 #: Settings of the paper, and of the authors' program.
 PAPER = MetaHeacConfig()
 OFFICIAL = PAPER.official()
-MixtureConfigT = TypeVar("MixtureConfigT", bound=MixtureConfig)
-
-
-class MixtureMethod(PretrainedMethod[MixtureConfigT]):
-    """A method with MetaHeac's network, which is fine-tuned online."""
-
-    @property
-    def network(self) -> MetaHeac:
-        """MetaHeac's network."""
-        return MetaHeac(self.config.num_experts, self.config.num_critics)
 
 
 @register
-class WithoutMeta(MixtureMethod[MixtureConfig]):
+class WithoutMeta(PretrainedMethod[MixtureConfig]):
     """MetaHeac's network with plain training offline (paper, Table 4)."""
 
     name, label, default = "without-meta", "MetaHeac w/o Meta", MixtureConfig()
 
+    @property
+    def network(self) -> MetaHeac:
+        """MetaHeac's network."""
+        return self.config.network
+
 
 @register
-class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
+class MetaHeacMethod(PretrainedMethod[MetaHeacConfig]):
     """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
 
     name, label, default = "metaheac", "MetaHeac", PAPER
+
+    @property
+    def network(self) -> MetaHeac:
+        """MetaHeac's network."""
+        return self.config.network
 
     def gradient(self, layout: Layout) -> Gradient[...]:
         """Builds Algorithm 1's gradient, on ids of this layout."""
@@ -81,9 +85,8 @@ class MetaHeacMethod(MixtureMethod[MetaHeacConfig]):
             select=select_rows,
         )
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains on support and query sets of the campaigns."""
-        offline = offline.lengthened(self.config.list_lengths)
         weights, config = untrained(offline, self.config, self.network), self.config
         gradient = self.gradient(offline.dataset.layout)
         sampler = campaign_sampler(offline, config, disjoint=config.disjoint)

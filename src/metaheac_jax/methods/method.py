@@ -14,12 +14,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metaheac_jax.boundary import Columns
-from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
+from metaheac_jax.customising.score import (
+    ProgramScorer,
+    head_scorers,
+    network_scorers,
+    scorers_after,
+)
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError, about
-from metaheac_jax.methods.config import Config, GradientConfig, NetworkConfig
+from metaheac_jax.methods.config import Config, GradientConfig
 from metaheac_jax.model import (
     AdaptedWeights,
     General,
@@ -29,13 +34,12 @@ from metaheac_jax.model import (
     Weights,
     weight_columns,
 )
-from metaheac_jax.networks import Network
+from metaheac_jax.networks import HeadNetwork, Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.training.loop import Hook, Judge
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 GradientConfigT = TypeVar("GradientConfigT", bound=GradientConfig)
-NetworkConfigT = TypeVar("NetworkConfigT", bound=NetworkConfig)
 #: The entry points that name methods of other packages: NAME = "MODULE:CLASS".
 ENTRY_POINTS = "metaheac_jax.methods"
 
@@ -139,14 +143,14 @@ class Method(ABC, Generic[ConfigT]):
         self.config: ConfigT = self.default if config is None else config
 
     @abstractmethod
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Learns from stage 1 of the training campaigns: the offline stage.
 
         It resumes from checkpoints.
         """
 
     @abstractmethod
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
     ) -> Sequence[Scorer]:
         """Customises a model to each campaign, from its examples: the online stage."""
@@ -162,6 +166,31 @@ class Method(ABC, Generic[ConfigT]):
         """Says what the arrays of a state must be for the data, as far as it is known."""
         del online, arrays
         return {}
+
+    def fit(self, offline: Offline) -> Trained:
+        """Calls `train`, with list lengths as user fields if the config has them."""
+        return self.train(offline.lengthened(self._has_lengths))
+
+    def customise(
+        self,
+        online: Online,
+        state: State,
+        campaigns: Sequence[Campaign],
+        *,
+        general: bool = False,
+    ) -> Sequence[Scorer]:
+        """Calls `adapt`, or `general_scorers`, with list lengths as `fit` does.
+
+        Users are scored without them.
+        """
+        longer, moved = online.lengthened(self._has_lengths, campaigns)
+        stage = self.general_scorers if general else self.adapt
+        scorers = stage(longer, state, moved)
+        return scorers_after([longer.dataset.user_rows.lengths] * len(scorers), scorers)
+
+    @property
+    def _has_lengths(self) -> bool:
+        return getattr(self.config, "list_lengths", False)
 
     def changed(self, **changes: Any) -> Self:
         """Changes some settings, in a copy; see `Config.changed`."""
@@ -238,7 +267,7 @@ class GradientMethod(Method[GradientConfigT]):
         return bool(self.config.offline_epochs and self.config.offline_patience)
 
 
-class NetworkMethod(GradientMethod[NetworkConfigT]):
+class NetworkMethod(GradientMethod[GradientConfigT]):
     """A method whose state is the `Weights` of one network.
 
     One device or several train it.
@@ -260,34 +289,31 @@ class NetworkMethod(GradientMethod[NetworkConfigT]):
 
     def general_scorers(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> Sequence[AdaptedScorer]:
+    ) -> Sequence[ProgramScorer]:
         """See `Method.general_scorers`."""
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
-        given = self.network, online.dataset.layout, Weights(**state)
-        adapted = AdaptedWeights({}, np.empty(0, np.int32), given[2].table[:0])
-        lengths = online.dataset.user_rows.lengths
-        return [AdaptedScorer(*given, adapted, own.rows, lengths) for own in campaigns]
+        weights = Weights(**state)
+        adapted = AdaptedWeights({}, np.empty(0, np.int32), weights.table[:0])
+        each = [(adapted, campaign.rows) for campaign in campaigns]
+        return network_scorers(self.network, online.dataset.layout, weights, each)
 
 
 def adapt_each(
     online: Online,
-    network: Network,
+    network: HeadNetwork,
     weights: Weights,
     campaigns: Sequence[Campaign],
     adapt: Callable[[Batch], AdaptedWeights],
-) -> list[AdaptedScorer]:
+) -> list[ProgramScorer]:
     """Adapts a network with a head to the examples of one campaign after another; returns scorers.
 
     Raises:
       Diverged: an adapted parameter of the network is not finite.
     """
-    dataset, models = online.dataset, list[AdaptedScorer]()
-    given, lengths = (network, dataset.layout, weights), dataset.user_rows.lengths
+    dataset, each = online.dataset, list[tuple[AdaptedWeights, np.ndarray]]()
     for number, campaign in enumerate(campaigns):
-        examples = campaign_examples(dataset, campaign)
-        adapted = adapt(examples)
+        adapted = adapt(campaign_examples(dataset, campaign))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
             raise Diverged(f"{campaign.name}: the adapted weights are not finite")
-        models.append(HeadScorer(*given, adapted, campaign.rows, lengths))
+        each.append((adapted, campaign.rows))
         online.progress("customise", number + 1, len(campaigns))
-    return models
+    return head_scorers(network, dataset.layout, weights, each)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer
+from metaheac_jax.customising.score import PROGRAMS_KEPT, ProgramScorer, network_scorers
 from metaheac_jax.data.batches import CampaignExamples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import GradientConfig, NetworkConfig, setting
+from metaheac_jax.methods.config import GradientConfig, setting
 from metaheac_jax.methods.method import NetworkMethod, Offline, Online, Trained, register
 from metaheac_jax.methods.offline import train_plain
 from metaheac_jax.model import State, Weights
@@ -36,35 +36,28 @@ class FineTuningConfig(GradientConfig):
     epochs."""
 
 
-@dataclass(frozen=True)
-class PretrainingConfig(FineTuningConfig, NetworkConfig):
-    """Settings of a method that trains one network, and fine-tunes it online."""
+FineTuningConfigT = TypeVar("FineTuningConfigT", bound=FineTuningConfig)
 
 
-PretrainingConfigT = TypeVar("PretrainingConfigT", bound=PretrainingConfig)
-
-
-class PretrainedMethod(NetworkMethod[PretrainingConfigT]):
+class PretrainedMethod(NetworkMethod[FineTuningConfigT]):
     """A method that trains a network offline, and fine-tunes all of it online."""
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains on the examples of all campaigns, plainly."""
-        offline = offline.lengthened(self.config.list_lengths)
         return train_plain(offline, self.config, self.network)
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
-        """See `Method.customise`."""
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
+    ) -> list[ProgramScorer]:
+        """See `Method.adapt`."""
         return fine_tune(online, self.config, self.network, Weights(**state), campaigns)
 
 
 @register
-class PretrainedMLP(PretrainedMethod[PretrainingConfig]):
+class PretrainedMLP(PretrainedMethod[FineTuningConfig]):
     """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
 
-    name, label, default = "mlp-pretraining", "MLP+pre-training", PretrainingConfig()
+    name, label, default = "mlp-pretraining", "MLP+pre-training", FineTuningConfig()
     network = MLP()
 
 
@@ -74,7 +67,7 @@ def fine_tune(
     network: Network,
     weights: Weights,
     campaigns: Sequence[Campaign],
-) -> list[AdaptedScorer]:
+) -> list[ProgramScorer]:
     """Adapts general weights to each campaign; see `customising.customiser.Customiser`."""
     layout = online.dataset.layout
     adapted = _compiled_customiser(network, layout, config.batch_size)(
@@ -87,11 +80,8 @@ def fine_tune(
         names=[campaign.name for campaign in campaigns],
         progress=online.progress,
     )
-    lengths = online.dataset.user_rows.lengths
-    return [
-        AdaptedScorer(network, layout, weights, own, campaign.rows, lengths)
-        for campaign, own in zip(campaigns, adapted, strict=True)
-    ]
+    rows = [campaign.rows for campaign in campaigns]
+    return network_scorers(network, layout, weights, zip(adapted, rows, strict=True))
 
 
 @functools.lru_cache(PROGRAMS_KEPT)  # methods with the same network share its compiled programs

@@ -30,11 +30,11 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.backend import jit
-from metaheac_jax.customising.score import PROGRAMS_KEPT, AdaptedScorer, over_users
+from metaheac_jax.customising.score import PROGRAMS_KEPT, ProgramScorer, over_users
 from metaheac_jax.customising.sizes import padded_rows, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.config import NetworkConfig, setting
+from metaheac_jax.methods.config import GradientConfig, setting
 from metaheac_jax.methods.method import (
     NetworkMethod,
     Offline,
@@ -106,7 +106,7 @@ _NETWORK = SolvedHead()
 
 
 @dataclass(frozen=True)
-class SolvedHeadConfig(NetworkConfig):
+class SolvedHeadConfig(GradientConfig):
     """Settings of a solved head; its own defaults were chosen on held-out training campaigns."""
 
     width: int = setting(16, least=2, shapes=True, official=64)
@@ -118,7 +118,7 @@ class SolvedHeadConfig(NetworkConfig):
     penalty: float = setting(100.0, above=0)
     """L2 penalty of a campaign's regression on the weights of values."""
     list_lengths: bool = setting(True, shapes=True)
-    """See `NetworkConfig`."""
+    """See `GradientConfig`."""
 
 
 @register
@@ -128,9 +128,8 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
     name, label, default = "solved-head", "Solved head", SolvedHeadConfig()
     network = _NETWORK
 
-    def fit(self, offline: Offline) -> Trained:
+    def train(self, offline: Offline) -> Trained:
         """Trains on the query loss of heads that are solved on support sets."""
-        offline = offline.lengthened(self.config.list_lengths)
         weights = untrained(offline, self.config, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = self.gradient(offline.dataset.layout)
@@ -141,11 +140,10 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
         """Builds the gradient of the query loss."""
         return solved_gradient(layout)
 
-    def customise(
+    def adapt(
         self, online: Online, state: State, campaigns: Sequence[Campaign]
-    ) -> list[AdaptedScorer]:
+    ) -> list[ProgramScorer]:
         """Solves each campaign's head and value weights on its examples."""
-        online, campaigns = online.lengthened(self.config.list_lengths, campaigns)
         weights, solver = Weights(**state), compiled_solver(online.dataset.layout)
         solve = functools.partial(solver, weights, penalty=self.config.penalty)
         return adapt_each(online, _NETWORK, weights, campaigns, solve)

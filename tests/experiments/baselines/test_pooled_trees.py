@@ -52,12 +52,12 @@ class Remembering(Method):
 
     trainings = ()
 
-    def fit(self, offline):
+    def train(self, offline):
         known = np.union1d(offline.campaigns, offline.held_out)
         self.trainings = [*self.trainings, known]
         return Trained({"trained": known})
 
-    def customise(self, online, state, campaigns):
+    def adapt(self, online, state, campaigns):
         def scorer(campaign):
             known = {row.tobytes() for row in online.dataset.user_rows[campaign.users]}
             trained = online.dataset.index_of(campaign.id) in state["trained"]

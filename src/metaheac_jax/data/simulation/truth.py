@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.boundary import COUNT, Column, check_arrays, read_archive
+from metaheac_jax.data.campaign import CONTROL, GROUP
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import check_whole
 from metaheac_jax.sealed import read_sealed, read_undisturbed
@@ -23,6 +24,8 @@ MANIFEST, FORMAT = "world.json", "metaheac_jax world 3"
 #: The file of a `Truth`.
 TRUTH = "truth.npz"
 AUC = 0.80  # of the true probability against labels, as a mean over campaigns
+#: Rate at which users convert who are not shown a campaign, as a fraction of that if they are.
+UNSHOWN = 0.5
 _HALVINGS = 16  # of the interval that contains the scale
 _BLOCK = 100_000  # pairs whose terms are in memory at a time
 
@@ -98,16 +101,18 @@ def show(world: Path, audience: Path | pl.DataFrame, *, seed: int = 0) -> pl.Dat
     """Shows campaigns to users of a world, who convert by their true probabilities.
 
     A user's answer depends on the world, the seed, the campaign and the user alone, so showing a
-    campaign to the user again gives the same answer.
+    campaign to the user again gives the same answer. Control groups are not shown it, and convert
+    at `UNSHOWN` of their probabilities.
 
     Args:
       world: folder of the world.
-      audience: a table with the columns campaign_id and user_id, or its path.
+      audience: a table with the columns campaign_id and user_id, and group if there are control
+        groups; or its path.
       seed: random seed of the answers.
 
     Returns:
-      campaign_id, user_id, label (1 if the user converted, else 0) and audience (1), a row per row
-      of the audience: rows of examples for `metaheac add`.
+      campaign_id, user_id, label (1 if the user converted, else 0), audience (1), and group if the
+      audience has it, a row per row of the audience: rows of examples for `metaheac add`.
 
     Raises:
       InputError: as `read_truth`; or the audience cannot be read, or has a campaign or a user that
@@ -123,14 +128,17 @@ def show(world: Path, audience: Path | pl.DataFrame, *, seed: int = 0) -> pl.Dat
         of = campaign == one
         rng = stream(about["seed"], "answers", seed, int(one))
         dart[of] = rng.random(len(truth.user_ids))[user[of]]
-    return pl.DataFrame(
-        {
-            "campaign_id": truth.campaign_ids[campaign],
-            "user_id": truth.user_ids[user],
-            "label": (dart < truth.probability(user, campaign)).astype(np.int8),
-            "audience": np.ones(len(user), np.int8),
-        }
-    )
+    groups = table.collect(table.scan().select(GROUP)) if GROUP in table.names else pl.DataFrame()
+    chance = truth.probability(user, campaign)
+    if len(groups):
+        chance = np.where(groups[GROUP] == CONTROL, UNSHOWN * chance, chance)
+    answers = {
+        "campaign_id": truth.campaign_ids[campaign],
+        "user_id": truth.user_ids[user],
+        "label": (dart < chance).astype(np.int8),
+        "audience": np.ones(len(user), np.int8),
+    }
+    return pl.DataFrame(answers | groups.to_dict())
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:

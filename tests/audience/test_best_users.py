@@ -1,12 +1,13 @@
-"""The best users of a pool, kept on devices: against a sort of all scores, and fetched once."""
+"""The best users of a pool, found in parts: against a sort of all scores, and fetched once."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaheac_jax.customising.device_top import PADDING, Chunk, best_users
+from metaheac_jax.audience.best_users import PADDING, Chunk, RunningTop, best_on_devices
 from metaheac_jax.ranking import top
 
 CHUNK = 8
@@ -28,7 +29,7 @@ def found(scores, able, size, num_devices=2):
         )
     program = jax.jit(lambda users: jnp.asarray(scores)[:, users[:, 0]].T)
     devices = jax.devices()[:1] * num_devices
-    return ranks, best_users([program] * num_devices, devices, chunks, len(scores), size)
+    return ranks, best_on_devices([program] * num_devices, devices, chunks, len(scores), size)
 
 
 numbers = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 0.25, 3.0, np.inf])
@@ -68,3 +69,40 @@ def test_the_host_fetches_once_per_device(monkeypatch):
     monkeypatch.setattr(array, "__array__", lambda own, *a, **b: fetched.append(own) or fetch(own))
     found(np.ones((3, 200), np.float32), np.ones((3, 200), bool), 5, num_devices=2)
     assert len(fetched) == 2 * 3  # scores, ranks and whether all are numbers
+
+
+@given(
+    st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1000)), unique_by=lambda x: x[1]),
+    st.integers(1, 40),
+    st.integers(1, 30),
+    st.booleans(),
+)
+def test_a_running_top_is_the_top_of_all(candidates, size, block, text):
+    """In blocks of any size, under ties, with numbers and with text as ids."""
+    scores = np.array([score for score, _ in candidates], float) / 3
+    keys = np.array([key for _, key in candidates], int).astype("S4" if text else int)
+    running = RunningTop(size, keys.dtype)
+    for start in range(0, len(keys), block):
+        running.add(scores[start : start + block], keys[start : start + block])
+    scores = scores.astype(np.float32)
+    order = top(scores, keys, size)
+    for found, expected in zip(running.best(), (scores[order], keys[order]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+def held(running):
+    """Number of candidates in memory."""
+    return len(running._scores) + sum(len(scores) for scores, _ in running._new)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_running_top_holds_no_more_than_a_quarter_above_its_size(tied):
+    """Whatever the order of the scores: ascending ones all enter the top."""
+    running, most = RunningTop(40, np.dtype(int)), 0
+    for start in range(0, 5000, 5):
+        keys = np.arange(start, start + 5)
+        running.add(np.zeros(5) if tied else keys.astype(float), -keys)
+        most = max(most, held(running))
+    assert most <= 50
+    assert running.best()[1].tolist() == [-key for key in range(4999, 4959, -1)]
