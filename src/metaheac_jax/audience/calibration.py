@@ -107,7 +107,9 @@ def calibrate(
         held.append(out)
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
+    others = [own.pick(out) for own, out in zip(campaigns, held, strict=True)]
+    rows = (data.user_rows.of_examples(own.users, -1, own.times) for own in others)
     return [
-        line(model.score(data.user_rows[own.users[out]]), own.labels[out], rate)
-        for own, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
+        line(model.score(users), own.labels, rate)
+        for own, model, users, rate in zip(others, models, rows, base_rates, strict=True)
     ]

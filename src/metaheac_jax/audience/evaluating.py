@@ -32,7 +32,9 @@ _COLUMNS |= {**dict.fromkeys(Metrics._fields, pl.Float64), "why": pl.String}
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
     """(P, S) table rows of the users in a campaign's pool, which is its stage 2."""
-    return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
+    stage, of = dataset.stage2, dataset.stage2.of(campaign)
+    times = None if stage.time is None else stage.time[of]
+    return dataset.user_rows.of_examples(stage.user[of], -1, times)
 
 
 def judge_all(

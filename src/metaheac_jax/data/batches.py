@@ -145,11 +145,12 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       campaign: table rows, (N,) of the campaign that all examples share, or (B, N).
       pad_to: B.
     """
-    users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
-    own = None
+    stage, own = dataset.stage1, None
+    users, label = stage.user[examples], stage.label[examples]
     if dataset.schema.lists:
-        own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
-    rows = dataset.user_rows.of_examples(users, own)
+        own = np.searchsorted(stage.offsets, examples, side="right") - 1
+    times = None if stage.time is None else stage.time[examples]
+    rows = dataset.user_rows.of_examples(users, own, times)
     return _as_batch(rows, label, campaign, pad_to, dataset.num_rows)
 
 
@@ -159,7 +160,7 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     own = (
         dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
     )
-    rows = dataset.user_rows.of_examples(users, own)
+    rows = dataset.user_rows.of_examples(users, own, campaign.times)
     return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
 
 
