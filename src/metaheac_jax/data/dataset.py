@@ -65,6 +65,7 @@ class Dataset:
       sensitive: sensitive fields by name; they are in neither the schema nor the vocabulary.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
+      end: time before which its examples are; None for no limit.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Dataset:
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     digest: str | None = None
     folder: Path | None = None
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.user_rows, UserView):
@@ -236,7 +238,7 @@ class Dataset:
           InputError: examples have no times.
         """
         kept = {name: own.pick(self._is_before(own, time)) for name, own in self.stages.items()}
-        return replace(self, **kept)
+        return replace(self, **kept, end=time)
 
     def divided(self, time: int) -> Dataset:
         """Makes the examples before a time stage 1, and those from then on stage 2.
