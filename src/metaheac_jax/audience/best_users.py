@@ -51,7 +51,7 @@ def best_users(
       Diverged: a score is not a number.
     """
     tops = dict[int, Top]()
-    for some, program in groups([own.model.scorer for own in wanted]):
+    for some, program in groups([one.model.scorer for one in wanted]):
         group = [wanted[number] for number in some]
         if program is not None and profile().keeps_top:
             found = _on_devices(program, group, data, able)
@@ -69,7 +69,7 @@ def _on_host(
     progress: Progress,
 ) -> list[Top]:
     """Scores users by a program, or else by the only scorer, and chooses on the host."""
-    tops = [RunningTop(own.size, data.user_ids.dtype) for own in group]
+    tops = [RunningTop(one.size, data.user_ids.dtype) for one in group]
     block_size = max(1, min(_BLOCK, _SCORES // len(group)))
 
     def read(start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +105,11 @@ def _on_devices(
         return Chunk(
             whole_chunk(data.user_rows[users], size, program.num_rows),
             np.pad(ranks[users], pad, constant_values=PADDING),
-            np.pad([_are_not(own.seeds, users) for own in group], ((0, 0), pad)),
+            np.pad([_are_not(one.seeds, users) for one in group], ((0, 0), pad)),
         )
 
     starts = range(0, len(pool), size)
-    most = max(own.size for own in group)
+    most = max(one.size for one in group)
     with closing(in_threads(chunk, starts, num_threads=2)) as chunks:
         best = best_on_devices([*map(program.on, devices)], devices, chunks, len(group), most)
     tops = []
@@ -229,7 +229,7 @@ def best_on_devices(
     scores, ranks, wrong = zip(*jax.device_get(bests), strict=True)
     scores, ranks = np.concatenate(scores, axis=1), np.concatenate(ranks, axis=1)
     order = np.lexsort((ranks, -scores))[:, :size]
-    scores, ranks = (np.take_along_axis(own, order, axis=1) for own in (scores, ranks))
+    scores, ranks = (np.take_along_axis(array, order, axis=1) for array in (scores, ranks))
     return Best(scores, ranks, np.any(wrong, axis=0))
 
 

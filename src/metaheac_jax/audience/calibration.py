@@ -54,10 +54,10 @@ def line(scores: np.ndarray, labels: np.ndarray, base_rate: float) -> tuple[floa
     unit = (scores - centre) / spread
 
     def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        own = line[0] * unit + line[1]  # log-odds of converting
-        odds = shift + log_expit(own)  # log-odds of being a seed
-        error = (expit(odds) - target) * expit(-own) + added * expit(own)
-        value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
+        log_odds = line[0] * unit + line[1]  # log-odds of converting
+        odds = shift + log_expit(log_odds)  # log-odds of being a seed
+        error = (expit(odds) - target) * expit(-log_odds) + added * expit(log_odds)
+        value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, log_odds)).mean()
         return value, np.array([(error * unit).mean(), error.mean()])
 
     start = np.array([1.0, 0.0])
@@ -108,6 +108,6 @@ def calibrate(
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
     return [
-        line(model.score(data.user_rows[own.users[out]]), own.labels[out], rate)
-        for own, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
+        line(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out], rate)
+        for campaign, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
     ]

@@ -219,7 +219,7 @@ def _sum_program(
 ) -> Program:
     """The program of weighted sums; each member has one program for all campaigns."""
     columns = zip(programs, zip(*campaigns, strict=True), strict=True)
-    return _joined([program(own) for program, own in columns], partial(_weighted, shares=shares))
+    return _joined([program(part) for program, part in columns], partial(_weighted, shares=shares))
 
 
 def _changed_program(
