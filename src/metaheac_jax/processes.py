@@ -92,4 +92,4 @@ def from_each(value: T) -> list[T]:
     sizes = np.asarray(multihost_utils.process_allgather(size)).view(np.int64).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
-    return [pickle.loads(own) for own in np.asarray(multihost_utils.process_allgather(padded))]
+    return [pickle.loads(row) for row in np.asarray(multihost_utils.process_allgather(padded))]

@@ -180,8 +180,8 @@ def size_curve(
         new = np.sort(scores[fold.unknown(pool)])
         inside.append(chances(new, fold.model.score(fold.rows(data)), shares))
     points = []
-    for size, own in zip(sizes, np.concatenate(inside, axis=1), strict=True):
-        recall = wilson_estimate(float(own.sum()), len(own))
+    for size, hits in zip(sizes, np.concatenate(inside, axis=1), strict=True):
+        recall = wilson_estimate(float(hits.sum()), len(hits))
         parts = recall.value, recall.low, recall.high
         lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
         points.append(SizePoint(size, size / count, recall, Estimate(*lift)))
@@ -261,4 +261,4 @@ def field_importance(
     errors = drops.std(axis=0, ddof=1) / math.sqrt(len(folds))
     columns = zip(fields, drops.mean(axis=0).tolist(), errors.tolist(), strict=True)
     found = [Importance(field.name, drop, error) for field, drop, error in columns]
-    return float(whole.mean()), sorted(found, key=lambda own: -own.drop)
+    return float(whole.mean()), sorted(found, key=lambda importance: -importance.drop)

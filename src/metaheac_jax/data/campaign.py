@@ -151,7 +151,9 @@ class Examples:
         return group_by_campaign(
             *(np.concatenate([getattr(part, name) for part in both]) for name in names),
             num_campaigns=len(self.counts),
-            **{name: np.concatenate([own.optional(name) for own in both]) for name in _OPTIONAL},
+            **{
+                name: np.concatenate([array.optional(name) for array in both]) for name in _OPTIONAL
+            },
         )
 
     def shuffled(self) -> Examples:
@@ -202,9 +204,9 @@ def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
 
     A whole number has the draw of its text.
     """
-    texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
+    texts = (key if isinstance(key, bytes) else str(key).encode() for key in user_ids.tolist())
     digests = (hashlib.blake2b(text, digest_size=4, person=purpose).digest() for text in texts)
-    return np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64) / 2**32
+    return np.fromiter((int.from_bytes(digest, "little") for digest in digests), np.int64) / 2**32
 
 
 def groups_of(
@@ -223,8 +225,8 @@ def groups_of(
       `SHOWN` or `CONTROL`, n times.
     """
     texts = (f"{c}\0{u}".encode() for c, u in zip(campaigns, users, strict=True))
-    digests = (hashlib.blake2b(own, digest_size=4, person=b"control").digest() for own in texts)
-    draws = (int.from_bytes(own, "little") / 2**32 for own in digests)
+    digests = (hashlib.blake2b(text, digest_size=4, person=b"control").digest() for text in texts)
+    draws = (int.from_bytes(digest, "little") / 2**32 for digest in digests)
     return [CONTROL if draw < hold_out else SHOWN for draw in draws]
 
 
@@ -249,8 +251,8 @@ def draw_non_seeds(
       pool: (U,) bool, the users who may be drawn; None for all.
     """
     count = NON_SEEDS_PER_SEED * len(seeds)
-    own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
-    rng = np.random.Generator(np.random.Philox([seed, own]))
+    salt = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
+    rng = np.random.Generator(np.random.Philox([seed, salt]))
     size, drawn = min(count + len(seeds), num_users), np.empty(0, np.int64)
     while True:  # those drawn first stay, whoever is taken
         drawn = np.concatenate([drawn, rng.choice(num_users, size, replace=False)])

@@ -140,7 +140,7 @@ class Dataset:
     ) -> Campaign:
         of, rows = stage.of(index), self.campaign_rows[index]
         users = stage.user[of]
-        own = Campaign(
+        campaign = Campaign(
             id=plain_id(self.campaign_ids[index]),
             rows=rows,
             users=users,
@@ -150,31 +150,31 @@ class Dataset:
             unknown_attributes=self.unknown_attributes(rows),
         )
         taken = np.concatenate([every.user[every.of(index)] for every in self.stages.values()])
-        return self._with_non_seeds(own, taken, seed, pool)
+        return self._with_non_seeds(campaign, taken, seed, pool)
 
     def _with_non_seeds(
-        self, own: Campaign, taken: np.ndarray, seed: int, pool: np.ndarray | None
+        self, campaign: Campaign, taken: np.ndarray, seed: int, pool: np.ndarray | None
     ) -> Campaign:
         """A campaign with random users, not taken, if it has seeds and no non-seeds.
 
         Raises:
           InputError: nobody is left to draw.
         """
-        given = own.pick(~own.is_found)
+        given = campaign.pick(~campaign.is_found)
         if not len(given.users) or not given.labels.all():
-            return own
-        others = self._draw(given.users, seed, taken, pool, known=int(own.id is not None))
+            return campaign
+        others = self._draw(given.users, seed, taken, pool, known=int(campaign.id is not None))
         if not len(others):
             raise InputError(
                 f"{self.where}: all {self.num_users} users are examples of the campaign or outside "
                 "the pool, so no non-seeds can be drawn; use a larger pool"
             )
-        users = np.concatenate([own.users, others]).astype(np.int32)
-        labels = np.concatenate([own.labels, np.zeros(len(others), np.int8)])
+        users = np.concatenate([campaign.users, others]).astype(np.int32)
+        labels = np.concatenate([campaign.labels, np.zeros(len(others), np.int8)])
         times = None
-        if own.times is not None and given.times is not None:  # as if shown with the seeds
-            times = np.concatenate([own.times, np.resize(given.times, len(others))])
-        return replace(own, users=users, labels=labels, times=times)
+        if campaign.times is not None and given.times is not None:  # as if shown with the seeds
+            times = np.concatenate([campaign.times, np.resize(given.times, len(others))])
+        return replace(campaign, users=users, labels=labels, times=times)
 
     def _draw(
         self,
@@ -197,8 +197,8 @@ class Dataset:
         has, able = counts > 0, np.ones(self.num_users, bool) if pool is None else pool
         fraction = np.mean(counts[seeds] > known)
         parts = [
-            (share, draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=able & own))
-            for share, own in ((fraction, has), (1 - fraction, ~has))
+            (share, draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=able & some))
+            for share, some in ((fraction, has), (1 - fraction, ~has))
             if share
         ]
         total = min(len(users) / share for share, users in parts)
@@ -262,7 +262,7 @@ class Dataset:
         Raises:
           InputError: there is no such campaign.
         """
-        names = [str(plain_id(own)) for own in self.campaign_ids]
+        names = [str(plain_id(key)) for key in self.campaign_ids]
         if str(campaign_id) in names:
             return names.index(str(campaign_id))
         close = get_close_matches(str(campaign_id), names) or names[:3]
@@ -301,7 +301,7 @@ class Dataset:
         """
         self.schema.check_same(schema, self.where)
         pairs = zip(self.vocabulary.values, vocabulary.values, strict=True)
-        if all(own is other or np.array_equal(own, other) for own, other in pairs):
+        if all(known is other or np.array_equal(known, other) for known, other in pairs):
             return self
         lookup = vocabulary.rows_of(self.vocabulary)
         return replace(
@@ -328,8 +328,8 @@ class Dataset:
         fields = len(schema.user)
         lengths = Lengths(schema, self.num_rows, sum(sizes[:fields]))
         names = [field.name for field in schema.fields]
-        for _, own in lengths.many:
-            names.append(f"{own.name}_length")
+        for _, listed in lengths.many:
+            names.append(f"{listed.name}_length")
             while names[-1] in names[:-1]:
                 names[-1] += "_"
         added = tuple(map(Field, names[len(schema.fields) :]))
@@ -347,8 +347,8 @@ class Dataset:
 
         They are compared as text, since all ids become text when one of them is not a number.
         """
-        names = {str(own) for own in ids}
-        return np.array([str(plain_id(own)) in names for own in self.campaign_ids], bool)
+        names = {str(name) for name in ids}
+        return np.array([str(plain_id(key)) in names for key in self.campaign_ids], bool)
 
     def find_users(self, user_ids: ArrayLike) -> np.ndarray:
         """Finds users: (n,) ids -> (n,) int64 indices, -1 where the id is unknown.
@@ -397,14 +397,14 @@ class Dataset:
         if not len(users):
             raise InputError("seeds: there are none; give ids of users")
         rows = self.vocabulary.encode_attributes(self.schema, attributes)
-        own = Campaign(
+        campaign = Campaign(
             id=None,
             rows=rows,
             users=users,
             labels=np.ones(len(users), np.int8),
             unknown_attributes=self.unknown_attributes(rows),
         )
-        return self._with_non_seeds(own, users, seed, pool)
+        return self._with_non_seeds(campaign, users, seed, pool)
 
     def unknown_attributes(self, rows: np.ndarray) -> tuple[str, ...]:
         """Names the campaign fields whose values the vocabulary lacks, from (N,) rows."""

@@ -66,8 +66,8 @@ def find_tables(source: Path | str) -> dict[str, Path | str]:
         present = [path for path in paths if is_table(path)]
         if not present:
             raise InputError(
-                f"{source}: has no {name}.parquet, .csv or .csv.gz, and no folder {name} of "
-                "Parquet files; put the table there"
+                f"{source}: has no {name} with the ending {' or '.join(FORMATS)}, and no folder "
+                f"{name} of Parquet files; put the table there"
             )
         if len(present) > 1:
             names = " and ".join(Path(path).name for path in present)

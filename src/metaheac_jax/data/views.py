@@ -92,17 +92,17 @@ class History:
           without: index of a campaign that is left out, or (n,) one for each; -1 for none.
           times: (n,) what is later, or at the same time, is left out; None for all that is known.
         """
-        own = np.asarray(without)[..., None]  # of all users, or of each
+        left_out = np.asarray(without)[..., None]  # of all users, or of each
         for slots, of in self.given:
             uncounted = np.append(of[~self.counted], self.pad)
-            masked = np.where(own < 0, self.pad, of[own])
+            masked = np.where(left_out < 0, self.pad, of[left_out])
             gone = np.isin(rows[:, slots], uncounted) | (rows[:, slots] == masked)
             rows[:, slots][gone] = self.pad
         if not self.values:
             return rows
         place, there = self._places(users, times)
         campaign, label = self.campaign[place], self.label[place]
-        there &= self.counted[campaign] & (campaign != own)
+        there &= self.counted[campaign] & (campaign != left_out)
         parts = [rows]
         for kind, of in self.values:
             found = np.where((there & (label == kind))[..., None], of[campaign], self.pad)

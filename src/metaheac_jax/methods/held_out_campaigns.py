@@ -122,7 +122,7 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
             "out"
         )
     kept = min(1.0, 2 * MAX_HALF / len(campaign.labels))
-    halves = [(own[: len(own) // 2], own[len(own) // 2 :]) for own in classes]
+    halves = [(part[: len(part) // 2], part[len(part) // 2 :]) for part in classes]
     adapted, judged = (
         np.concatenate([part[: max(1, round(len(part) * kept))] for part in parts])
         for parts in zip(*halves, strict=True)
@@ -144,9 +144,9 @@ def judge_of(customise: Customise, offline: Offline, held_out: Sequence[HeldOut]
     count = len(held_out)
 
     def judge(state: State, step: int) -> Judgement:
-        own = [held_out[n] for n in (range(count) if offline.mesh is None else own_part(count))]
-        scores = score_halves(customise, offline, own, state)
-        judged = [quality_of(*pair) for pair in zip(own, scores, strict=True)]
+        some = [held_out[n] for n in (range(count) if offline.mesh is None else own_part(count))]
+        scores = score_halves(customise, offline, some, state)
+        judged = [quality_of(*pair) for pair in zip(some, scores, strict=True)]
         judged = judged if offline.mesh is None else of_all(judged, count)
         return mean_judgement(step, held_out, judged)
 

@@ -224,8 +224,8 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
     """Builds ``read(array, start)``: `_BLOCK` rows of a split array, zero beyond its end."""
 
     def read(array: Array, start: Array) -> Array:
-        own = held(start + jnp.arange(_BLOCK), len(array))
-        return jax.lax.psum(array.at[own].get(mode="fill", fill_value=0), ROW)
+        block = held(start + jnp.arange(_BLOCK), len(array))
+        return jax.lax.psum(array.at[block].get(mode="fill", fill_value=0), ROW)
 
     specs = {"in_specs": (BY_ROW, EVERYWHERE), "out_specs": EVERYWHERE}
     return jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))
