@@ -53,13 +53,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def own_part(count: int) -> range:
+def part_of_process(count: int) -> range:
     """This process's share of ``count`` items, by index."""
     return range(jax.process_index(), count, jax.process_count())
 
 
-def of_all(values: Sequence[T], count: int) -> list[T]:
-    """The values of all ``count`` items; every process passes those of its `own_part`."""
+def gathered(values: Sequence[T], count: int) -> list[T]:
+    """The values of all ``count`` items; every process passes those of its `part_of_process`."""
     each = from_each(list(values))
     return [each[number % len(each)][number // len(each)] for number in range(count)]
 

@@ -20,7 +20,7 @@ from metaheac_jax.data.folds import shuffle_classes
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.method import Method, Offline, Online
 from metaheac_jax.model import General, Judgement, Scorer, State, on_device
-from metaheac_jax.processes import of_all, own_part
+from metaheac_jax.processes import gathered, part_of_process
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Judge
 
@@ -144,10 +144,12 @@ def judge_of(customise: Customise, offline: Offline, held_out: Sequence[HeldOut]
     count = len(held_out)
 
     def judge(state: State, step: int) -> Judgement:
-        some = [held_out[n] for n in (range(count) if offline.mesh is None else own_part(count))]
+        some = [
+            held_out[n] for n in (range(count) if offline.mesh is None else part_of_process(count))
+        ]
         scores = score_halves(customise, offline, some, state)
         judged = [quality_of(*pair) for pair in zip(some, scores, strict=True)]
-        judged = judged if offline.mesh is None else of_all(judged, count)
+        judged = judged if offline.mesh is None else gathered(judged, count)
         return mean_judgement(step, held_out, judged)
 
     return judge
