@@ -127,6 +127,8 @@ class General:
       state: what the method learned. Of a method with a network it has ``network`` and ``table``,
         as `Weights` has.
       data: name of the data set.
+      end: time before which all examples were that it has learned from, see `Dataset.until`; None
+        if there was no limit.
       campaigns: ids of the training campaigns.
       seed: seed of the training.
       judgements: judgements on held-out campaigns, in the order of steps; ``state`` is the one with
@@ -153,6 +155,7 @@ class General:
     held_out: tuple[int | str, ...] = ()
     digest: str | None = None
     optimizer: State | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +208,7 @@ _PLAIN = {
     "seed": COUNT,
     "judgements": [[COUNT, float, float]],
     "held_out": [(int, str)],
+    "end": (int, type(None)),
 }
 
 
