@@ -27,7 +27,7 @@ from metaheac_jax.ranking import percent_of
 def expand(
     general: General,
     data: Dataset,
-    campaigns: Campaign | int | str | Sequence[Campaign | int | str],
+    campaigns: Campaign | int | str | Sequence[Campaign | int | str] | None = None,
     *,
     size: int | None = None,
     percent: float | None = None,
@@ -45,7 +45,7 @@ def expand(
     Args:
       data: the users and campaigns, with the schema of the model and one row per user.
       campaigns: one or several: ids of campaigns of the data, or campaigns from
-        `Dataset.new_campaign`.
+        `Dataset.new_campaign`; None for all that have seeds and that the model has not seen.
       size: K; fewer users are returned if there are fewer candidates.
       percent: K as a percentage of the candidates. Give exactly one of ``size`` and ``percent``.
       pool: ids, files of them, or (U,) bool: who may be in the audience; all users by default.
@@ -71,7 +71,7 @@ def expand(
     """
     check_size(size, percent)
     check_hold_out(hold_out)
-    able = pool_mask(data, pool)
+    able = data.pool_mask(pool)
     kept = able & ~data.mask_of(exclude, "exclude")
     given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
     data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
@@ -130,22 +130,10 @@ def check_size(size: int | None, percent: float | None) -> None:
         raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
 
 
-def pool_mask(data: Dataset, pool: UserIds | None) -> np.ndarray:
-    """(U,) bool, the users who are named, or all users.
-
-    Raises:
-      InputError: nobody is named, or as `user_ids.find_named`.
-    """
-    mask = np.ones(data.num_users, bool) if pool is None else data.mask_of(pool, "pool")
-    if not mask.any():
-        raise InputError("pool: nobody is in it; give ids of users")
-    return mask
-
-
 def find_campaigns(
     general: General,
     data: Dataset,
-    campaigns: Sequence[Campaign | int | str],
+    campaigns: Sequence[Campaign | int | str] | None = None,
     *,
     pool: np.ndarray | None = None,
     seed: int = 0,
@@ -153,15 +141,16 @@ def find_campaigns(
     """The data with the table rows of a model, and campaigns with these rows.
 
     Args:
-      campaigns: G ids, or campaigns that this data has made.
+      campaigns: G ids, or campaigns that this data has made; None as in `expand`.
       pool: (U,) bool, the users among whom random non-seeds are drawn; None for all.
 
     Raises:
-      InputError: there is no campaign of an id, or the data has another schema than the model.
+      InputError: there is no campaign of an id, none is new to the model, or the data has another
+        schema than the model.
     """
     encoded = data.encoded_for(general.schema, general.vocabulary)
     found = []
-    for each in campaigns:
+    for each in _new_campaigns(general, data) if campaigns is None else campaigns:
         if not isinstance(each, Campaign):
             each = encoded.campaign(encoded.index_of(each), seed=seed, pool=pool)
         elif encoded is not data:
@@ -171,7 +160,7 @@ def find_campaigns(
     return encoded, found
 
 
-def new_campaigns(general: General, data: Dataset) -> list[int | str]:
+def _new_campaigns(general: General, data: Dataset) -> list[int | str]:
     """Ids of the campaigns with seeds that a model has not seen.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.audience.expanding import expand, find_campaigns, pool_mask
+from metaheac_jax.audience.expanding import expand, find_campaigns
 from metaheac_jax.audience.held_out import (
     MIN_SEEDS,
     PERCENTS,
@@ -199,7 +199,7 @@ def explain(
       InputError: as in `expanding.expand`, or nobody is left for the audience.
       Diverged: weights or scores are not finite.
     """
-    able = pool_mask(data, pool)
+    able = data.pool_mask(pool)
     data, [own] = find_campaigns(general, data, [campaign], pool=able, seed=seed)
     audience = expand(
         general,

@@ -58,7 +58,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.expanding import expand, find_campaigns, new_campaigns
+    from metaheac_jax.audience.expanding import expand, find_campaigns
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.data.table_file import FORMATS, Table, write_table
     from metaheac_jax.files import read_json
@@ -77,10 +77,8 @@ def main(options: Options) -> None:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         pool = None if options.pool is None else data.mask_of(options.pool, "pool")
-        campaigns: list[Any] = [*dict.fromkeys(options.campaign)]
-        if options.all_new:
-            campaigns = new_campaigns(general, data)
-        elif options.seeds is not None and options.attributes is not None:
+        campaigns: Any = None if options.all_new else [*dict.fromkeys(options.campaign)]
+        if options.seeds is not None and options.attributes is not None:
             attributes = read_json(options.attributes)
             if not isinstance(attributes, dict):
                 raise InputError(f'{options.attributes}: expected JSON such as {{"topic": "tea"}}')
