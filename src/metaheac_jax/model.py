@@ -117,6 +117,8 @@ class General:
       state: what the method learned. Of a method with a network it has ``network`` and ``table``,
         as `Weights` has.
       data: name of the data set.
+      end: time before which all examples were that it has learned from, see `Dataset.until`; None
+        if there was no limit.
       campaigns: ids of the training campaigns.
       seed: seed of the training.
       judgements: judgements on held-out campaigns, in the order of steps; ``state`` is the one with
@@ -143,6 +145,7 @@ class General:
     held_out: tuple[int | str, ...] = ()
     digest: str | None = None
     optimizer: State | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +190,7 @@ MANIFEST = "model.json"
 _OPTIMIZER = "optimizer"  # the subfolder for further training
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 #: Attributes of a general model that are plain data.
-_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out")
+_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out", "end")
 
 
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
@@ -243,7 +246,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
     flat = {n.removesuffix(".npy"): np.load(folder / n, allow_pickle=False) for n in names}
     arrays = unflatten_dict(flat, sep="/")
     schema = Schema.from_json(body["schema"])
-    plain = {name: body[name] for name in _PLAIN}
+    plain: dict[str, Any] = {name: body.get(name) for name in _PLAIN}
     plain |= {name: tuple(body[name]) for name in ("campaigns", "held_out")}
     return General(
         schema=schema,

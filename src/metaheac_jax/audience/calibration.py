@@ -107,7 +107,9 @@ def calibrate(
         held.append(out)
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
+    others = [campaign.pick(out) for campaign, out in zip(campaigns, held, strict=True)]
+    rows = (data.user_rows.of_examples(part.users, -1, part.times) for part in others)
     return [
-        line(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out], rate)
-        for campaign, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
+        line(model.score(users), campaign.labels, rate)
+        for campaign, model, users, rate in zip(others, models, rows, base_rates, strict=True)
     ]

@@ -32,7 +32,9 @@ _COLUMNS |= {**dict.fromkeys(Metrics._fields, pl.Float64), "why": pl.String}
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
     """(P, S) table rows of the users in a campaign's pool, which is its stage 2."""
-    return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
+    stage, of = dataset.stage2, dataset.stage2.of(campaign)
+    times = None if stage.time is None else stage.time[of]
+    return dataset.user_rows.of_examples(stage.user[of], -1, times)
 
 
 def judge_all(
@@ -63,12 +65,20 @@ def judge_all(
 
 
 def evaluate(
-    general: General, data: Dataset, *, seed: int = 0, progress: Progress = silent
+    general: General,
+    data: Dataset,
+    *,
+    since: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> pl.DataFrame:
     """Judges a general model on the campaigns that it does not know, with seeds and stage 2.
 
     Args:
       data: stage 1 of a campaign is for customising; users of stage 2 are ranked.
+      since: a time, see `data.times`: what was before is for customising instead, and the users
+        from then on are ranked. If the model has learned only from what was before, see
+        `Dataset.until`, all campaigns are judged.
 
     Returns:
       A row per campaign: campaign (its id), seeds, group (small or large, by its number of seeds),
@@ -81,6 +91,9 @@ def evaluate(
     data = data.encoded_for(general.schema, general.vocabulary)
     # Held-out campaigns are not new either, since they decided when training stopped.
     known = data.campaigns_among((*general.campaigns, *general.held_out))
+    if since is not None:
+        data = data.divided(since)
+        known &= general.end is None or general.end > since
     able = (data.stage1.positives > 0) & (data.stage2.counts > 0)
     test = np.flatnonzero(~known & able)
     if not len(test):

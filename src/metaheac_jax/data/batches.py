@@ -156,11 +156,12 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       campaign: table rows, (N,) of the campaign that all examples share, or (B, N).
       pad_to: B.
     """
-    users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
-    index = None
+    stage, index = dataset.stage1, None
+    users, label = stage.user[examples], stage.label[examples]
     if dataset.schema.lists:
-        index = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
-    rows = dataset.user_rows.of_examples(users, index)
+        index = np.searchsorted(stage.offsets, examples, side="right") - 1
+    times = None if stage.time is None else stage.time[examples]
+    rows = dataset.user_rows.of_examples(users, index, times)
     return _as_batch(rows, label, campaign, pad_to, dataset.num_rows)
 
 
@@ -170,7 +171,7 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     index = (
         dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
     )
-    rows = dataset.user_rows.of_examples(users, index)
+    rows = dataset.user_rows.of_examples(users, index, campaign.times)
     return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
 
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+#: The column of examples with their times.
+TIME = "time"
+NO_TIME = np.iinfo(np.int64).min  #: of an example whose time is not known
 #: The column of an audience or of examples that tells who was shown a campaign, and its values.
 GROUP, SHOWN, CONTROL = "group", "shown", "control"
 #: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
@@ -34,6 +37,7 @@ class Campaign:
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
+      times: (n,) int64, when each user was shown the campaign; None if it is not known.
       found: (F,) index of each user whose example comes from an audience of this system. A model
         found these users, so they do not show how well such a model finds others.
       unknown_attributes: names of attributes whose values the vocabulary lacks.
@@ -43,12 +47,14 @@ class Campaign:
     rows: np.ndarray
     users: np.ndarray
     labels: np.ndarray
+    times: np.ndarray | None = None
     found: np.ndarray | tuple[()] = ()
     unknown_attributes: tuple[str, ...] = ()
 
-    def pick(self, examples: np.ndarray) -> Campaign:
+    def pick(self, examples: np.ndarray | slice) -> Campaign:
         """Picks some of the campaign's examples, by position or mask."""
-        return replace(self, users=self.users[examples], labels=self.labels[examples])
+        times = None if self.times is None else self.times[examples]
+        return replace(self, users=self.users[examples], labels=self.labels[examples], times=times)
 
     @property
     def seeds(self) -> np.ndarray:
@@ -83,6 +89,7 @@ class Examples:
         example comes from one.
       control: (E,) bool, whether the user was in an audience's control group, which was not shown
         the campaign; None if no example comes from one.
+      time: (E,) int64, when the user was shown the campaign; None if it is not known.
     """
 
     offsets: np.ndarray
@@ -90,6 +97,7 @@ class Examples:
     label: np.ndarray
     audience: np.ndarray | None = None
     control: np.ndarray | None = None
+    time: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
         """The slice of one campaign's examples."""
@@ -158,7 +166,7 @@ class Examples:
 
 
 #: The columns that examples need not have, and their defaults.
-_OPTIONAL = {"audience": False, "control": False}
+_OPTIONAL = {"audience": False, "control": False, "time": NO_TIME}
 
 
 def group_by_campaign(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metaheac_jax.data.campaign import (
+    TIME,
     Campaign,
     Examples,
     draw_non_seeds,
@@ -64,6 +65,7 @@ class Dataset:
       sensitive: sensitive fields by name; they are in neither the schema nor the vocabulary.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
+      end: time before which its examples are; None for no limit.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Dataset:
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     digest: str | None = None
     folder: Path | None = None
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.user_rows, UserView):
@@ -142,6 +145,7 @@ class Dataset:
             rows=rows,
             users=users,
             labels=stage.label[of],
+            times=None if stage.time is None else stage.time[of],
             found=users[stage.in_audience[of]],
             unknown_attributes=self.unknown_attributes(rows),
         )
@@ -167,7 +171,10 @@ class Dataset:
             )
         users = np.concatenate([campaign.users, others]).astype(np.int32)
         labels = np.concatenate([campaign.labels, np.zeros(len(others), np.int8)])
-        return replace(campaign, users=users, labels=labels)
+        times = None
+        if campaign.times is not None and given.times is not None:  # as if shown with the seeds
+            times = np.concatenate([campaign.times, np.resize(given.times, len(others))])
+        return replace(campaign, users=users, labels=labels, times=times)
 
     def _draw(
         self,
@@ -205,18 +212,49 @@ class Dataset:
         """
         data = self
         for name in ("stage1", "stage2"):
-            stage, drawn = self.stages[name], dict[int, np.ndarray]()
+            stage, drawn = self.stages[name], dict[int, Campaign]()
             for c, count in enumerate(stage.counts):
                 with suppress(InputError):  # nobody is left
-                    users = data._campaign(stage, c, seed).users[count:]
-                    drawn |= {c: users} if len(users) else {}
+                    added = data._campaign(stage, c, seed).pick(slice(count, None))
+                    drawn |= {c: added} if len(added.users) else {}
             if drawn:
-                users = np.concatenate([*drawn.values()])
-                campaigns = np.repeat([*drawn], [*map(len, drawn.values())])
-                labels, count = np.zeros_like(users), self.num_campaigns
-                others = group_by_campaign(campaigns, users, labels, num_campaigns=count)
+                users = np.concatenate([own.users for own in drawn.values()])
+                campaigns = np.repeat([*drawn], [len(own.users) for own in drawn.values()])
+                times = [own.times for own in drawn.values() if own.times is not None]
+                others = group_by_campaign(
+                    campaigns,
+                    users,
+                    np.zeros_like(users),
+                    num_campaigns=self.num_campaigns,
+                    **({"time": np.concatenate(times)} if times else {}),
+                )
                 data = replace(data, **{name: stage.with_others(others)})
         return data
+
+    def until(self, time: int) -> Dataset:
+        """Keeps the examples before a time, in all stages.
+
+        Raises:
+          InputError: examples have no times.
+        """
+        kept = {name: own.pick(self._is_before(own, time)) for name, own in self.stages.items()}
+        return replace(self, **kept, end=time)
+
+    def divided(self, time: int) -> Dataset:
+        """Makes the examples before a time stage 1, and those from then on stage 2.
+
+        Raises:
+          InputError: examples have no times.
+        """
+        before = [own.pick(self._is_before(own, time)) for own in (self.stage1, self.stage2)]
+        after = [own.pick(~self._is_before(own, time)) for own in (self.stage1, self.stage2)]
+        stages = [one.with_others(other) for one, other in (before, after)]
+        return replace(self, stage1=stages[0], stage2=stages[1])
+
+    def _is_before(self, stage: Examples, time: int) -> np.ndarray:
+        if stage.time is None and len(stage.user):
+            raise InputError(f"{self.where}: examples have no times; add the column {TIME!r}")
+        return stage.optional("time") < time
 
     def index_of(self, campaign_id: int | str) -> int:
         """Finds the index of a campaign; its id may be given as text, too.

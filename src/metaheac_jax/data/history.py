@@ -1,9 +1,10 @@
 """Histories: campaigns that a user converted in, and those that she was shown and did not.
 
 They are user fields that are computed when rows are read, so an example that is added counts at
-once. A *list* is a field of campaign ids, followed by fields with the attributes of the same
-campaigns in the same slots. A user's campaigns, up to the number of slots, are chosen and placed
-without regard to labels.
+once. If examples have times, that of an example has only what was before it. A *list* is a field of
+campaign ids, followed by fields with the attributes of the same campaigns in the same slots. Up to
+the number of slots, a user's last campaigns are in it, or without times any; all are chosen and
+placed without regard to labels.
 
 An example's own campaign is in no list of its user, see `UserView.of_examples`. Nor is a campaign
 that a model was not trained on, see `Dataset.limited` and `Hidden`. So whether a slot is empty
@@ -76,14 +77,18 @@ def with_histories(data: Dataset) -> Dataset:
         start = first + number * size
         offsets = np.array(vocabulary.offsets[start : start + size])
         parts.append((kind, np.where(missing, pad, position + offsets).astype(np.int32)))
-    stages = data.stages.values()
+    stages = [*data.stages.values()]
     users, campaigns, labels = (
         np.concatenate([getattr(stage, name) for stage in stages])
         for name in ("user", "campaign", "label")
     )
     turn = np.random.Generator(np.random.Philox(0)).permutation(len(ids))[campaigns]
-    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), users))
+    times, moments, keys = np.concatenate([own.optional("time") for own in stages]), None, None
+    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), times, users))
     counts = np.bincount(users, minlength=data.num_users)
+    if any(own.time is not None for own in stages):
+        moments = np.unique(times)
+        keys = History.key(users[order].astype(np.int64), times[order], moments)
     history = History(
         pad,
         np.ones(len(ids), bool),
@@ -97,6 +102,8 @@ def with_histories(data: Dataset) -> Dataset:
             for number, (field, start) in enumerate(zip(user, schema.user_starts, strict=False))
             if field.history
         ],
+        moments,
+        keys,
     )
     view = replace(data.user_rows.mapped(rows), history=history)
     return replace(

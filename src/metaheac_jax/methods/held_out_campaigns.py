@@ -80,11 +80,13 @@ class HeldOut:
       campaign: the campaign with the half of its examples to customise on.
       users: indices of the users of the other half.
       labels: labels of these users.
+      times: when they were shown the campaign; None if it is not known.
     """
 
     campaign: Campaign
     users: np.ndarray
     labels: np.ndarray
+    times: np.ndarray | None = None
 
     @property
     def weight(self) -> int:
@@ -125,7 +127,8 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
         np.concatenate([part[: max(1, round(len(part) * kept))] for part in parts])
         for parts in zip(*halves, strict=True)
     )
-    return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
+    other = campaign.pick(judged)
+    return HeldOut(campaign.pick(adapted), other.users, other.labels, other.times)
 
 
 #: A stage of a method that makes scorers; see `Method.customise`.
@@ -183,7 +186,8 @@ def score_halves(
     online, scores = Online(offline.dataset, offline.seed), list[np.ndarray]()
     models = customise(online, on_device(state), [held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
-        scores.append(np.asarray(model(online.dataset.user_rows[held.users]), np.float64))
+        rows = online.dataset.user_rows.of_examples(held.users, -1, held.times)
+        scores.append(np.asarray(model(rows), np.float64))
         if np.isnan(scores[-1]).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
     return scores

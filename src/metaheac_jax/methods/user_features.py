@@ -150,7 +150,8 @@ def examples_of(offline: Offline) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         kept = np.arange(*stage.offsets[c : c + 2])
         if len(kept) > _MAX_EXAMPLES:
             kept = np.sort(generator(offline.seed, c).permutation(kept)[:_MAX_EXAMPLES])
-        yield dataset.user_rows.of_examples(stage.user[kept], c), stage.label[kept]
+        times = None if stage.time is None else stage.time[kept]
+        yield dataset.user_rows.of_examples(stage.user[kept], c, times), stage.label[kept]
 
 
 def network_of(schema: Schema) -> LinearHead:
