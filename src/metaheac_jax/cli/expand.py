@@ -45,6 +45,10 @@ class Options:
     #: Files with ids of users to leave out of these audiences. Those who opted out of everything
     #: belong in the option of that name of prepare and add.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
+    #: Number of these audiences that a user may be in: where most conversions are expected.
+    per_user: Annotated[int | None, option("N")] = None
+    #: With --per-user, the campaigns choose one after another, in the order of --campaign.
+    by_priority: bool = False
     #: Fraction of each audience to keep as a control group, which is not shown the campaign: adds a
     #: column group, shown or control.
     hold_out: Annotated[float, option("F")] = 0.0
@@ -99,6 +103,8 @@ def main(options: Options) -> None:
             pool=pool,
             exclude=options.exclude,
             probability=options.probability,
+            per_user=options.per_user,
+            by_priority=options.by_priority,
             hold_out=options.hold_out,
             progress=progress,
         )
