@@ -27,12 +27,13 @@ def percent_of(count: int, percent: float) -> int:
     return int(count * Fraction(str(percent)) / 100)
 
 
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Area under the ROC curve: P(positive above negative) + P(tie) / 2.
 
     Args:
       scores: (P,) scores, of which only the order matters.
       labels: (P,) 1 or 0; both must occur.
+      weights: (P,) above 0, how much each candidate counts; None if all count 1.
 
     Raises:
       ValueError: there is a single class, or a score is not a number.
@@ -43,12 +44,14 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     if not pairs or np.isnan(scores).any():
         raise ValueError("AUC needs both classes, and scores that are numbers")
     values, position = np.unique(scores, return_inverse=True)
-    total = np.bincount(position, minlength=len(values))
-    positive = np.bincount(position[labels], minlength=len(values))
-    below = np.cumsum(total - positive) - (total - positive)
-    # Counts of half pairs are integers, so only the division rounds.
-    halves = int((positive * (2 * below + (total - positive))).sum())
-    return halves / (2 * pairs)
+    some = None if weights is None else weights[labels]
+    total = np.bincount(position, weights, minlength=len(values))
+    positive = np.bincount(position[labels], some, minlength=len(values))
+    negative = total - positive
+    below = np.cumsum(negative) - negative
+    # Without weights, counts of half pairs are integers, so only the division rounds.
+    halves = (positive * (2 * below + negative)).sum()
+    return float(halves / (2 * positive.sum() * negative.sum()))
 
 
 def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
@@ -67,13 +70,18 @@ def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
 
 
 def campaign_metrics(
-    scores: np.ndarray, labels: np.ndarray, ids: np.ndarray, percent: float = 5.0
+    scores: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray,
+    percent: float = 5.0,
+    weights: np.ndarray | None = None,
 ) -> Metrics | str:
     """Metrics of a campaign, or the reason why it cannot be judged.
 
     Args:
       scores, labels, ids: (P,) scores, 1 or 0, user ids.
       percent: K; the top has floor(P K / 100) candidates, at least one.
+      weights: (P,) how much each candidate counts in the metrics; None if all count 1.
     """
     positives = int(labels.sum())
     if len(labels) < MIN_CANDIDATES:
@@ -81,5 +89,7 @@ def campaign_metrics(
     if positives in (0, len(labels)):
         return f"{positives} positives among {len(labels)} candidates"
     best = top(scores, ids, max(1, percent_of(len(labels), percent)))
-    hits = int(labels[best].sum())
-    return Metrics(auc(scores, labels), hits / len(best), hits / positives)
+    counts = np.ones(len(labels)) if weights is None else weights
+    hits = float(counts[best] @ labels[best])
+    shares = hits / float(counts[best].sum()), hits / float(counts @ labels)
+    return Metrics(auc(scores, labels, weights), *shares)

@@ -55,7 +55,8 @@ def judge_all(
     for c, values in zip(split.test, scores, strict=True):
         of, entry = dataset.stage2.of(c), {"campaign": plain_id(dataset.campaign_ids[c])}
         ids = dataset.user_ids[dataset.stage2.user[of]]
-        verdict = campaign_metrics(values, dataset.stage2.label[of], ids, PERCENT)
+        weights = None if dataset.stage2.weight is None else dataset.stage2.weight[of]
+        verdict = campaign_metrics(values, dataset.stage2.label[of], ids, PERCENT, weights)
         if isinstance(verdict, str):
             left_out.append(entry | {"why": verdict})
         else:

@@ -40,18 +40,26 @@ class Fold:
     """Seeds, and a model that has not learned from them.
 
     Attributes:
-      seeds: (H,) user indices of the held-out seeds.
+      held: the campaign with the H held-out seeds alone.
       model: the model that is customised to the other examples of the campaign.
-      times: (H,) when they were shown the campaign; None if it is not known.
     """
 
-    seeds: np.ndarray
+    held: Campaign
     model: Customised
-    times: np.ndarray | None = None
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """(H,) user indices of the held-out seeds."""
+        return self.held.users
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(H,) how much each of them counts."""
+        return np.ones(len(self.seeds)) if self.held.weights is None else self.held.weights
 
     def rows(self, data: Dataset) -> np.ndarray:
         """(H, S) table rows of the seeds, with the histories that they had then."""
-        return data.user_rows.of_examples(self.seeds, -1, self.times)
+        return data.user_rows.of_examples(self.seeds, -1, self.held.times)
 
     def unknown(self, pool: np.ndarray) -> np.ndarray:
         """(U,) bool, the users of a pool, (U,) bool, who are as new to the model as its seeds.
@@ -111,7 +119,7 @@ def cross_fit(
     kept = [campaign.pick(fold_of != fold) for fold in range(FOLDS)]
     models = customise(general, data, kept, seed=seed, progress=progress)
     held = [campaign.pick((fold_of == fold) & (campaign.labels == 1)) for fold in range(FOLDS)]
-    return [Fold(own.users, model, own.times) for own, model in zip(held, models, strict=True)]
+    return [Fold(*pair) for pair in zip(held, models, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -179,9 +187,10 @@ def size_curve(
             progress("curve of sizes", done, len(folds) * data.num_users)
         new = np.sort(scores[fold.unknown(pool)])
         inside.append(chances(new, fold.model.score(fold.rows(data)), shares))
-    points = []
+    points, weights = [], np.concatenate([fold.weights for fold in folds])
+    num_effective = weights.sum() ** 2 / (weights @ weights)  # Kish (1965)
     for size, hits in zip(sizes, np.concatenate(inside, axis=1), strict=True):
-        recall = wilson_estimate(float(hits.sum()), len(hits))
+        recall = wilson_estimate(num_effective * np.average(hits, weights=weights), num_effective)
         parts = recall.value, recall.low, recall.high
         lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
         points.append(SizePoint(size, size / count, recall, Estimate(*lift)))

@@ -68,7 +68,7 @@ class Lift:
         return told
 
 
-def wilson_estimate(hits: float, count: int) -> Estimate:
+def wilson_estimate(hits: float, count: float) -> Estimate:
     """The fraction of ``hits`` in independent trials, with its 95% interval (Wilson, 1927)."""
     fraction = hits / count
     centre = fraction + _BOUND**2 / (2 * count)

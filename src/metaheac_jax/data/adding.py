@@ -136,6 +136,7 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
                 "audience": stage.in_audience.astype(np.int8),
                 "control": stage.in_control,
                 "time": stage.optional("time"),
+                "weight": stage.optional("weight"),
                 "out": np.full(len(stage.user), name == "left_out"),
             }
         )

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     Attributes:
       ids: ids of users and campaigns.
       label: (B,) float32, 1 for a seed and 0 for a non-seed.
-      weight: (B,) float32, 1 for an example and 0 for padding.
+      weight: (B,) float32, above 0 for an example, by default 1, and 0 for padding.
     """
 
     ids: Ids
@@ -162,7 +162,8 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
         index = np.searchsorted(stage.offsets, examples, side="right") - 1
     times = None if stage.time is None else stage.time[examples]
     rows = dataset.user_rows.of_examples(users, index, times)
-    return _as_batch(rows, label, campaign, pad_to, dataset.num_rows)
+    weights = None if stage.weight is None else stage.weight[examples]
+    return _as_batch(rows, label, weights, campaign, pad_to, dataset.num_rows)
 
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
@@ -172,17 +173,23 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
         dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
     )
     rows = dataset.user_rows.of_examples(users, index, campaign.times)
-    return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
+    given = rows, labels, campaign.weights, campaign.rows
+    return _as_batch(*given, len(users), dataset.num_rows)
 
 
 def _as_batch(
-    rows: np.ndarray, label: np.ndarray, campaign: np.ndarray, pad_to: int, pad: int
+    rows: np.ndarray,
+    label: np.ndarray,
+    weights: np.ndarray | None,
+    campaign: np.ndarray,
+    pad_to: int,
+    pad: int,
 ) -> Batch:
     n = len(rows)
     user = np.full((pad_to, rows.shape[1]), pad, np.int32)
     user[:n] = rows
     padded, weight = np.zeros(pad_to, np.float32), np.zeros(pad_to, np.float32)
-    padded[:n], weight[:n] = label, 1
+    padded[:n], weight[:n] = label, 1 if weights is None else weights
     return Batch(Ids(user, campaign), padded, weight)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-#: The column of examples with their times.
-TIME = "time"
+#: The columns of examples with their times, and with their weights.
+TIME, WEIGHT = "time", "weight"
 NO_TIME = np.iinfo(np.int64).min  #: of an example whose time is not known
 #: The column of an audience or of examples that tells who was shown a campaign, and its values.
 GROUP, SHOWN, CONTROL = "group", "shown", "control"
@@ -38,6 +38,7 @@ class Campaign:
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
       times: (n,) int64, when each user was shown the campaign; None if it is not known.
+      weights: (n,) how much each example counts; None if all count 1.
       found: (F,) index of each user whose example comes from an audience of this system. A model
         found these users, so they do not show how well such a model finds others.
       unknown_attributes: names of attributes whose values the vocabulary lacks.
@@ -48,13 +49,15 @@ class Campaign:
     users: np.ndarray
     labels: np.ndarray
     times: np.ndarray | None = None
+    weights: np.ndarray | None = None
     found: np.ndarray | tuple[()] = ()
     unknown_attributes: tuple[str, ...] = ()
 
     def pick(self, examples: np.ndarray | slice) -> Campaign:
         """Picks some of the campaign's examples, by position or mask."""
-        times = None if self.times is None else self.times[examples]
-        return replace(self, users=self.users[examples], labels=self.labels[examples], times=times)
+        given = {name: getattr(self, name) for name in ("users", "labels", "times", "weights")}
+        picked = {name: part[examples] for name, part in given.items() if part is not None}
+        return replace(self, **picked)
 
     @property
     def seeds(self) -> np.ndarray:
@@ -90,6 +93,7 @@ class Examples:
       control: (E,) bool, whether the user was in an audience's control group, which was not shown
         the campaign; None if no example comes from one.
       time: (E,) int64, when the user was shown the campaign; None if it is not known.
+      weight: (E,) above 0, how much each example counts; None if all count 1.
     """
 
     offsets: np.ndarray
@@ -98,6 +102,7 @@ class Examples:
     audience: np.ndarray | None = None
     control: np.ndarray | None = None
     time: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
         """The slice of one campaign's examples."""
@@ -164,7 +169,7 @@ class Examples:
 
 
 #: The columns that examples need not have, and their defaults.
-OPTIONAL = {"audience": False, "control": False, "time": NO_TIME}
+OPTIONAL = {"audience": False, "control": False, "time": NO_TIME, "weight": 1.0}
 
 
 def group_by_campaign(

@@ -146,6 +146,7 @@ class Dataset:
             users=users,
             labels=stage.label[of],
             times=None if stage.time is None else stage.time[of],
+            weights=None if stage.weight is None else stage.weight[of],
             found=users[stage.in_audience[of]],
             unknown_attributes=self.unknown_attributes(rows),
         )
@@ -171,10 +172,12 @@ class Dataset:
             )
         users = np.concatenate([campaign.users, others]).astype(np.int32)
         labels = np.concatenate([campaign.labels, np.zeros(len(others), np.int8)])
-        times = None
-        if campaign.times is not None and given.times is not None:  # as if shown with the seeds
-            times = np.concatenate([campaign.times, np.resize(given.times, len(others))])
-        return replace(campaign, users=users, labels=labels, times=times)
+        times, weights = campaign.times, campaign.weights
+        if times is not None and given.times is not None:  # as if shown with the seeds
+            times = np.concatenate([times, np.resize(given.times, len(others))])
+        if weights is not None:
+            weights = np.concatenate([weights, np.ones(len(others))])
+        return replace(campaign, users=users, labels=labels, times=times, weights=weights)
 
     def _draw(
         self,

@@ -4,8 +4,8 @@
     campaigns  a row per campaign: its id, and a column per field
     examples   a row per example: campaign id, user id, label (1 converted, 0 did not), and
                optionally stage (1 to learn from, 2 to judge on), audience (1 if the user was in
-               an audience that this system chose), group (of such a user, shown or control) and
-               time (when the user was shown the campaign)
+               an audience that this system chose), group (of such a user, shown or control),
+               time (when the user was shown the campaign) and weight (how much the row counts)
 
 Ids are whole numbers or text of up to 64 bytes. If a campaign and a user occur together on several
 rows, the last one counts. Users are read as a stream: once per field for its values, and once to
@@ -31,6 +31,7 @@ from metaheac_jax.data.campaign import (
     NO_TIME,
     SHOWN,
     TIME,
+    WEIGHT,
     Examples,
     group_by_campaign,
 )
@@ -101,8 +102,8 @@ def prepare(
 
     Raises:
       InputError: a file or a column is missing or empty; or a row is wrong: a repeated id, a wrong
-        label, stage, audience, group or time, text in a column of numbers, or an example of an
-        unknown campaign (the message names the file and row); or ``exclude`` is wrong, see
+        label, stage, audience, group, time or weight, text in a column of numbers, or an example of
+        an unknown campaign (the message names the file and row); or ``exclude`` is wrong, see
         `find_named`; or most examples are of unknown users.
     """
     target, paths = Path(target).resolve(), find_tables(source)
@@ -217,8 +218,8 @@ def read_examples(
     users: pl.DataFrame,
     campaign_ids: np.ndarray,
 ) -> pl.DataFrame:
-    """Examples in the order of the table: campaign, user, label, stage, audience, control and
-    time.
+    """Examples in the order of the table: campaign, user, label, stage, audience, control,
+    time and weight.
 
     Campaign and user are indices. Of a campaign and user on several rows, the last one counts, at
     the place of the first. Rows of users who are not among ``users`` (see `indices`) are left out,
@@ -243,6 +244,11 @@ def read_examples(
         numbers["control"] = group == CONTROL
         numbers["audience"] = pl.max_horizontal(numbers["audience"], (group != "").cast(pl.Int8))
     numbers[TIME] = time_cells(table, TIME) if TIME in table.names else pl.lit(NO_TIME)
+    numbers[WEIGHT] = pl.lit(1.0)
+    if WEIGHT in table.names:
+        weight = pl.col(WEIGHT).cast(pl.String).cast(pl.Float64, strict=False)
+        table.check(WEIGHT, (weight > 0) & weight.is_finite(), "a number above 0")
+        numbers[WEIGHT] = weight
     known, cells = {"campaign": indices(campaign_ids), "user": users}, {}
     for name, column in (("campaign", schema.campaign_id), ("user", schema.user_id)):
         whole = known[name]["id"].dtype == pl.Int64
@@ -282,5 +288,5 @@ def as_examples(frame: pl.DataFrame, num_campaigns: int) -> Examples:
     """Rows of `read_examples` by campaign."""
     columns = {name: frame[name].to_numpy() for name in ("campaign", "user", "label")}
     flags = {name: frame[name].to_numpy() == 1 for name in ("audience", "control")}
-    times = frame[TIME].to_numpy()
-    return group_by_campaign(**columns, num_campaigns=num_campaigns, **flags, time=times)
+    others = {name: frame[name].to_numpy() for name in (TIME, WEIGHT)}
+    return group_by_campaign(**columns, num_campaigns=num_campaigns, **flags, **others)

@@ -142,7 +142,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
         offline.progress(f"{offline.label}: a prior from {count} campaigns", 1, 2)
         vectors = partial(vectors_of, dataset, jnp.asarray(table))
         read = examples_of(offline)
-        campaigns = [Examples(features(vectors(users)), label) for users, label in read]
+        campaigns = [Examples(features(vectors(users)), *rest) for users, rest in read]
         strength, first = len(features.groups), np.full(len(features.groups), _FIRST_VARIANCE)
         learned = learn_prior(campaigns, features.groups, first, strength=strength, passes=_PASSES)
         rows = dataset.campaign_rows[offline.campaigns]
@@ -198,7 +198,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             mode = np.append(own.mean, 0.0)
             if learns:
                 x = features(vectors_of(online.dataset, weights.table, examples.ids.user))
-                mode = posterior_mode(Examples(x, examples.label), own)
+                mode = posterior_mode(Examples(x, examples.label, examples.weight), own)
             head = features.head(mode[:-1], mode[-1])
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 

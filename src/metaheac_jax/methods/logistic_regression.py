@@ -101,7 +101,9 @@ class LogisticRegression(Method[RegressionConfig]):
 
         def fit(examples: Batch) -> AdaptedWeights:
             counts = value_counts(examples.ids.user, num_rows)
-            weights, bias = fit_regression(counts, examples.label, self.config.penalty)
+            weights, bias = fit_regression(
+                counts, examples.label, self.config.penalty, weights=examples.weight
+            )
             rows = padded_rows(np.flatnonzero(weights), num_rows)
             values = np.append(weights, 0.0)[rows, None].astype(np.float32)
             own = {"head": jnp.asarray([bias], jnp.float32)}

@@ -222,7 +222,8 @@ def compiled_solver(layout: Layout) -> Callable[..., AdaptedWeights]:
         if np.isfinite(head).all() and np.ptp(examples.label):
             log_odds = sums[:, 0] + sums[:, 1:] @ np.asarray(head)
             features, num_slots = full_lists(layout, users, num_rows)
-            own, bias = fit_regression(features, examples.label, penalty, offset=log_odds)
+            given = {"offset": log_odds, "weights": examples.weight}
+            own, bias = fit_regression(features, examples.label, penalty, **given)
             own *= num_slots
             rows = padded_rows(np.flatnonzero(own), num_rows)
             own, head = np.append(own, 0.0)[rows], head.at[-1].add(bias)

@@ -125,7 +125,7 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     large = [size > _WIDTH and not field.history for field, size in pairs]
     counts = exposure_counts(
         (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
-        for rows, label in examples_of(offline)
+        for rows, (label, _) in examples_of(offline)
     )
     for rows, size, is_large in zip(ranges, sizes, large, strict=False):
         if size <= _WIDTH:
@@ -143,15 +143,19 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     return table
 
 
-def examples_of(offline: Offline) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads the examples of each of the stage's campaigns: table rows (n, S), and labels (n,)."""
+def examples_of(
+    offline: Offline,
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray | float]]]:
+    """Reads the examples of each of the stage's campaigns: rows (n, S); labels (n,) and weights."""
     dataset, stage = offline.dataset, offline.dataset.stage1
     for c in offline.campaigns.tolist():
         kept = np.arange(*stage.offsets[c : c + 2])
         if len(kept) > _MAX_EXAMPLES:
             kept = np.sort(generator(offline.seed, c).permutation(kept)[:_MAX_EXAMPLES])
         times = None if stage.time is None else stage.time[kept]
-        yield dataset.user_rows.of_examples(stage.user[kept], c, times), stage.label[kept]
+        weight = 1.0 if stage.weight is None else stage.weight[kept]
+        rows = dataset.user_rows.of_examples(stage.user[kept], c, times)
+        yield rows, (stage.label[kept], weight)
 
 
 def network_of(schema: Schema) -> LinearHead:

@@ -40,10 +40,12 @@ class Examples(NamedTuple):
     Attributes:
       features: (B, p) float32.
       label: (B,) 1 for a seed, 0 for a non-seed.
+      weight: (B,) above 0; or one for all.
     """
 
     features: np.ndarray
     label: np.ndarray
+    weight: np.ndarray | float = 1.0
 
     def regression(self, prior: Gaussian) -> Regression:
         """Builds the campaign's regression, whose last feature is the constant 1.
@@ -55,7 +57,8 @@ class Examples(NamedTuple):
         features = np.zeros((padded, size + 1), self.features.dtype)
         features[:count, :-1], features[:count, -1] = self.features, 1
         label = np.pad(self.label, (0, padded - count))
-        weight = (np.arange(padded) < count).astype(np.float32)
+        weight = np.zeros(padded, np.float32)
+        weight[:count] = self.weight
         return Regression(features, 0.0, label, weight, *prior.with_intercept())
 
 

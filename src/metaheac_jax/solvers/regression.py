@@ -12,7 +12,12 @@ from scipy.sparse import csr_matrix
 
 
 def fit_regression(
-    features: csr_matrix, labels: np.ndarray, penalty: float, *, offset: Any = 0.0
+    features: csr_matrix,
+    labels: np.ndarray,
+    penalty: float,
+    *,
+    offset: Any = 0.0,
+    weights: Any = 1.0,
 ) -> tuple[np.ndarray, float]:
     """(R,) weights w and a bias b that minimise the summed loss + penalty / 2 |w|^2.
 
@@ -21,6 +26,7 @@ def fit_regression(
       labels: (P,) 1 for a seed, 0 for a non-seed.
       penalty: above 0; it does not apply to the bias.
       offset: (P,) log-odds that the regression is added to.
+      weights: (P,) above 0, of the losses; or one for all.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -30,19 +36,20 @@ def fit_regression(
     matrix = csr_matrix(features[:, touched], dtype=np.float64)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, bias = parameters[:-1], parameters[-1]
-        log_odds = matrix @ weights + bias + offset
-        loss = np.sum(np.logaddexp(0, log_odds) - labels * log_odds)
-        error = expit(log_odds) - labels
-        gradient = np.append(matrix.T @ error + penalty * weights, error.sum())
-        return loss + penalty / 2 * weights @ weights, gradient
+        w, bias = parameters[:-1], parameters[-1]
+        log_odds = matrix @ w + bias + offset
+        loss = np.sum(weights * (np.logaddexp(0, log_odds) - labels * log_odds))
+        error = weights * (expit(log_odds) - labels)
+        gradient = np.append(matrix.T @ error + penalty * w, error.sum())
+        return loss + penalty / 2 * w @ w, gradient
 
     start = np.zeros(len(touched) + 1)
-    rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))
+    rate = labels.mean() if np.all(weights == 1) else np.average(labels, weights=weights)
+    rate = np.clip(rate, 0.5 / len(labels), 1 - 0.5 / len(labels))
     start[-1] = np.log(rate / (1 - rate)) - np.mean(offset)
     # Its vectors are short: a thread per core would wait for the others, and round otherwise.
     with threadpool_limits(1, "blas"):
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    weights = np.zeros(features.shape[1])
-    weights[touched] = found.x[:-1]
-    return weights, float(found.x[-1])
+    every = np.zeros(features.shape[1])
+    every[touched] = found.x[:-1]
+    return every, float(found.x[-1])

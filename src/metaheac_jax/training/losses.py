@@ -27,7 +27,8 @@ def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:
 def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
     """(...,) values and weights, 0 or 1 -> the sum, or mean, of those with weight 1; 0 if none."""
     total = jnp.sum(values * weight)
-    return total if reduction == "sum" else total / jnp.maximum(jnp.sum(weight), 1)
+    count = jnp.sum(weight)
+    return total if reduction == "sum" else total / jnp.where(count > 0, count, 1)
 
 
 def output_loss(output: Output, label: Array, weight: Array, reduction: Reduction) -> Array:
