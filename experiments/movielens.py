@@ -43,6 +43,8 @@ class Options(RunOptions):
     history: int = 0
     """Number of movies in each list of users' histories, which the library makes from the examples;
     0 for fields of liked movies and genres."""
+    in_time: bool = False
+    """With --history, histories have only the movies that were rated before an example."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
@@ -57,7 +59,8 @@ def main(options: Options) -> None:
 
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and the scores of references."""
-    build = partial(build_movielens, options.data_dir, seed=seed, history=options.history)
+    wanted = {"history": options.history, "in_time": options.in_time}
+    build = partial(build_movielens, options.data_dir, seed=seed, **wanted)
     dataset, split = build()
     users = np.unique(movielens_users(dataset), return_inverse=True)[1]
     scores = {

@@ -123,6 +123,7 @@ def build_movielens(
     *,
     seed: int,
     history: int = 0,
+    in_time: bool = False,
     apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
@@ -140,6 +141,7 @@ def build_movielens(
       seed: random seed of the split, the order of histories, the movies left out and the stages.
       history: number of movies in each list of the library's histories, which also have those that
         a user rated below 4; 0 for the liked movies and genres of `SCHEMA`.
+      in_time: with ``history``, whether the history of an example has only what was rated before.
       apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
         since models are judged on them.
 
@@ -147,25 +149,32 @@ def build_movielens(
       InputError: a file cannot be read (the message names it), or too few campaigns remain.
     """
     edition = find_edition(source)
-    users, items, rated, liked = _read_source(source, edition)
+    users, items, times, liked = _read_source(source, edition)
     genres = _rarest_first(items["genres"].to_list())
     chosen = np.flatnonzero(liked.sum(axis=0) >= edition.min_likes)
     items, genres = items[chosen], [genres[item] for item in chosen]
-    rated, liked = rated[:, chosen], liked[:, chosen]
+    times, liked = times[:, chosen], liked[:, chosen]
     campaign_ids = _as_bytes(items["item_id"])
     split = _split(liked.sum(axis=0), seed, source)
 
     stage1, stage2 = _draw_examples(
-        liked, rated & ~liked, campaign_ids=campaign_ids, test=split.test, seed=seed
+        liked, (times >= 0) & ~liked, campaign_ids=campaign_ids, test=split.test, seed=seed
     )
     kept = _draw_history(liked, np.setdiff1d(split.train, [] if apart is None else apart), seed)
     views = _Views(np.arange(len(users)), np.zeros(len(users), np.int32))
     if not history:
         stage1, views = _draw_views(stage1, kept, campaign_ids, seed)
+    elif in_time:
+        stage1, stage2 = (
+            replace(own, time=times[own.user, own.campaign].astype(np.int64))
+            for own in (stage1, stage2)
+        )
     schema = replace(TRAITS, history=history) if history else SCHEMA
     vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, kept, views)
     dataset = Dataset(
-        name=f"{edition.name}, non-seeds: exposed" + f", histories of {history}" * (history > 0),
+        name=f"{edition.name}, non-seeds: exposed"
+        + f", histories of {history}" * (history > 0)
+        + ", in time" * in_time,
         schema=schema,
         vocabulary=vocabulary,
         user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
@@ -210,7 +219,9 @@ def like_rate(dataset: Dataset, train: np.ndarray) -> np.ndarray:
 def _read_source(
     source: Path, edition: Edition
 ) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
-    """Users and items, both ascending by id, and the rated and liked pairs, both (U, I) bool."""
+    """Users and items, both ascending by id, and of pairs (U, I) the time of the rating, or -1, and
+    whether it is a like.
+    """
     of_users = ["user_id", "age", "gender", "occupation", "zip_code"]
     users = _read(source / f"{edition.stem}.user", of_users).sort("user_id")
     of_items = ["item_id", "release_year", edition.genres]
@@ -230,18 +241,19 @@ def _read_source(
         genres=pl.col(edition.genres).str.extract_all("[^ ]+"),
     )
     path = source / f"{edition.stem}.inter"
-    ratings = _read(path, ["user_id", "item_id", "rating"])
+    ratings = _read(path, ["user_id", "item_id", "rating", "timestamp"])
     with reading(path):
         rating = ratings["rating"].cast(pl.Float64).to_numpy()
+        time = ratings["timestamp"].cast(pl.Int32).to_numpy()
         user, item = (
             ratings[known.name].replace_strict(known, np.arange(len(known))).to_numpy()
             for known in (users["user_id"], items["item_id"])
         )
-    rated = np.zeros((len(users), len(items)), bool)
-    rated[user, item] = True
-    liked = np.zeros_like(rated)
+    times = np.full((len(users), len(items)), -1, np.int32)
+    times[user, item] = time
+    liked = np.zeros(times.shape, bool)
     liked[user, item] = rating >= LIKED
-    return users, items, rated, liked
+    return users, items, times, liked
 
 
 def _read(path: Path, names: Sequence[str]) -> pl.DataFrame:

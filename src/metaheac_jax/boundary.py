@@ -26,7 +26,14 @@ from metaheac_jax.errors import InputError
 COUNT = range(2**63)
 #: Held while numpy parses headers: Python 3.11's parser fails in two threads at once.
 _PARSING = threading.Lock()
-_NAMES = {int: "a whole number", float: "a number", str: "text", dict: "an object", bool: "a bool"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object",
+    bool: "a bool",
+    type(None): "null",
+}
 
 
 def check_plain(value: Any, pattern: Any, where: str, remedy: str) -> None:

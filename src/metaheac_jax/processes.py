@@ -53,13 +53,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def own_part(count: int) -> range:
+def part_of_process(count: int) -> range:
     """This process's share of ``count`` items, by index."""
     return range(jax.process_index(), count, jax.process_count())
 
 
-def of_all(values: Sequence[T], count: int) -> list[T]:
-    """The values of all ``count`` items; every process passes those of its `own_part`."""
+def gathered(values: Sequence[T], count: int) -> list[T]:
+    """The values of all ``count`` items; every process passes those of its `part_of_process`."""
     each = from_each(list(values))
     return [each[number % len(each)][number // len(each)] for number in range(count)]
 
@@ -92,4 +92,4 @@ def from_each(value: T) -> list[T]:
     sizes = np.asarray(multihost_utils.process_allgather(size)).view(np.int64).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
-    return [pickle.loads(own) for own in np.asarray(multihost_utils.process_allgather(padded))]
+    return [pickle.loads(row) for row in np.asarray(multihost_utils.process_allgather(padded))]

@@ -133,8 +133,8 @@ def _sorted(folder: Path, manifests: Mapping[str, Any]) -> Iterator[tuple[Path, 
             elif path.is_dir() and name in parents:
                 yield from kinds(path)
             elif path.is_dir() and trains:
-                own = _manifests(path, CHECKPOINT)
-                yield from _sorted(path, own) if own else kinds(path)
+                manifests = _manifests(path, CHECKPOINT)
+                yield from _sorted(path, manifests) if manifests else kinds(path)
             elif path.is_file() and name in names:
                 yield path, "listed"
             else:

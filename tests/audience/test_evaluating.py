@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from fixed_scores import fixed, tokens
 from judged_world import split_of, world
-from toy import dataset
+from toy import aucs, dataset, tiny
 
 from metaheac_jax.audience.evaluating import (
     evaluate,
@@ -117,3 +117,23 @@ def test_differences_from_another_model_by_hand():
         assert own["recall"] == 0
     with pytest.raises(InputError, match=r"no campaign in common .*--leave-out"):
         group_differences(result, judged[:0])
+
+
+def test_a_model_is_judged_on_what_came_after_it():
+    """Also on its own campaigns, but only if it has learned from nothing later."""
+    data = dataset(users=800, campaigns=6, per_campaign=80, pool=80)
+    rng = np.random.default_rng(0)
+    stages = (data.stage1, data.stage2)
+    timed = [replace(own, time=rng.integers(0, 100, len(own.user))) for own in stages]
+    data = replace(data, stage1=timed[0], stage2=timed[1])
+    early = fit(data.until(60), tiny("lr"), campaigns=np.arange(4))
+    assert early.end == 60
+    judged = evaluate(early, data, since=60)
+    assert judged["campaign"].to_list() == data.campaign_ids.tolist()
+    divided = data.divided(60)
+    assert judged["seeds"].to_list() == divided.stage1.positives.tolist()
+    models = customise(early, divided, [divided.campaign(c) for c in range(6)])
+    expected = aucs(divided, np.arange(6), [own.score for own in models])
+    np.testing.assert_allclose(judged["auc"], expected, atol=1e-6)
+    for model, since in ((early, 50), (fit(data, tiny("lr"), campaigns=np.arange(4)), 60)):
+        assert evaluate(model, data, since=since)["campaign"].len() == 2

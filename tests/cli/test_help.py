@@ -11,7 +11,7 @@ from commands import exit_code, explanations
 from metaheac_jax.cli.main import Command, main
 
 COMMANDS = {get_args(own)[1].name: get_args(own)[0] for own in get_args(Command)}
-MAX_LINES, MAX_OPTIONS = 60, 36
+MAX_LINES, MAX_OPTIONS = 60, 40
 
 
 def test_there_are_nine_commands(capsys):

@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tables_world import SCHEMA, world, write
 from toy import aucs, check_data, dataset, tiny
 
 import metaheac_jax as mh
+from metaheac_jax.audience.evaluating import evaluate
 from metaheac_jax.data.batches import campaign_examples, gather
 from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.history import Hidden, with_histories
@@ -257,3 +260,115 @@ def test_a_schema_says_what_a_history_is():
         replace(liked, sensitive=True)
     with pytest.raises(InputError, match=r"history.*0 or more"):
         replace(schema, history=-1)
+
+
+def timed(data, times):
+    """The data with a time per example of stage 1, then of stage 2."""
+    first = len(data.stage1.user)
+    times = np.asarray(times, np.int64)
+    return replace(
+        data,
+        stage1=replace(data.stage1, time=times[:first]),
+        stage2=replace(data.stage2, time=times[first:]),
+    )
+
+
+COUNT = len(ALONE.stage1.user) + len(ALONE.stage2.user)
+TIMES = np.random.default_rng(4).integers(0, 50, COUNT)  # many are equal
+
+
+def rows_of(data):
+    """All inputs of examples: for training, for customising, and for judging."""
+    stage, rows = data.stage1, []
+    for c in range(data.num_campaigns):
+        examples = np.arange(stage.offsets[c], stage.offsets[c + 1])
+        rows.append(gather(data, examples, data.campaign_rows[c], len(examples)).ids.user)
+        online = campaign_examples(data, data.campaign(c)).ids.user
+        np.testing.assert_array_equal(online[: len(examples)], rows[-1])
+    other = data.stage2
+    rows.append(data.user_rows.of_examples(other.user, other.campaign, other.time))
+    return np.concatenate(rows)
+
+
+def test_a_history_has_what_was_before_the_example():
+    data = with_lists(timed(ALONE, TIMES), 24)
+    every = [
+        (c, u, y, t)
+        for own in data.stages.values()
+        for c, u, y, t in zip(own.campaign, own.user, own.label, own.time, strict=True)
+    ]
+    rows = rows_of(data)
+    for number, (c, u, _, t) in enumerate(every):
+        found = told(data, rows, number)
+        for name, label in (("converted", 1), ("not_converted", 0)):
+            before = [k for k, v, y, s in every if (v, y) == (u, label) and s < t and k != c]
+            assert found[name] == sorted(int(data.campaign_ids[k]) for k in before)
+            assert len(found[name]) == len(found[f"{name}_category"])
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 24), st.integers(0, 50), st.integers(0, 2**31))
+def test_what_is_later_changes_no_input(slots, now, seed):
+    """Later examples may have any user, label and time from then on, or be absent."""
+    rng, data = np.random.default_rng(seed), timed(ALONE, TIMES)
+    before = [own.time < now for own in (data.stage1, data.stage2)]
+    changed = [
+        replace(
+            own,
+            label=np.where(early, own.label, rng.permutation(own.label)),
+            time=np.where(early, own.time, rng.integers(now, 60, len(early))),
+        ).pick(early | (rng.random(len(early)) < 0.8))
+        for own, early in zip((data.stage1, data.stage2), before, strict=True)
+    ]
+    other = replace(data, stage1=changed[0], stage2=changed[1])
+    found = []
+    for own in (data, other):
+        times = np.concatenate([own.stage1.time, own.stage2.time])
+        found.append(rows_of(with_lists(own, slots))[times < now])
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_last_campaigns_have_the_slots():
+    data = with_lists(timed(ALONE, np.arange(COUNT)), 2)
+    for user in range(60):
+        rows = data.user_rows[:]
+        found = told(data, rows, user)
+        times = sorted(
+            (t, int(data.campaign_ids[c]))
+            for own in data.stages.values()
+            for c, u, t in zip(own.campaign, own.user, own.time, strict=True)
+            if u == user
+        )
+        assert sorted(found["converted"] + found["not_converted"]) == sorted(
+            c for _, c in times[-2:]
+        )
+
+
+def test_drawn_non_seeds_are_read_as_of_the_times_of_seeds():
+    data = timed(ALONE, TIMES)
+    seeds = data.stage1.pick(data.stage1.label == 1)
+    none = data.stage2.pick(np.zeros(len(data.stage2.user), bool))
+    data = with_lists(replace(data, stage1=seeds, stage2=none), 24)
+    campaign = data.campaign(0)
+    drawn = campaign.labels == 0
+    given = seeds.time[seeds.of(0)]
+    np.testing.assert_array_equal(campaign.times[drawn], np.resize(given, drawn.sum()))
+    completed = data.completed().stage1
+    np.testing.assert_array_equal(completed.time[completed.of(0)], campaign.times)
+
+
+def test_random_labels_are_not_told_by_what_was_before():
+    plain, rng = (
+        dataset(users=400, campaigns=16, per_campaign=200, pool=150),
+        np.random.default_rng(1),
+    )
+    stages = [
+        replace(own, label=(rng.random(len(own.label)) < 0.3).astype(np.int8))
+        for own in (plain.stage1, plain.stage2)
+    ]
+    count = sum(len(own.user) for own in stages)
+    data = timed(replace(plain, stage1=stages[0], stage2=stages[1]), rng.integers(0, 99, count))
+    data = with_lists(data, 8)
+    model = mh.fit(data, tiny("lr"), campaigns=np.arange(10))
+    judged = evaluate(model, data, since=50)
+    assert judged["auc"].mean() == pytest.approx(0.5, abs=0.05)

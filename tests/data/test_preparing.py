@@ -257,7 +257,7 @@ def changed(lines, number, line):
         ("examples", changed(WITH_MORE, 2, "k,1,1,1,9"), "line 2", "audience is '9', expected 0"),
         ("examples", csv(EXAMPLES[0], "k,7,1", "k,8,1", "k,1,1"), "", "2 of 3 examples are of unk"),
         ("examples", csv(EXAMPLES[0]), "", "has no examples"),
-        ("examples", None, "", "has no examples.parquet"),
+        ("examples", None, "", "has no examples"),
     ],
 )
 def test_a_wrong_table_is_refused_in_one_line(tmp_path, name, text, where, what):

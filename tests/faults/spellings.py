@@ -199,7 +199,7 @@ def with_list(place, folder, option, ids, person):
                 present = has(data, person)
             elif verb == "add":
                 shutil.copytree(place / "data", folder / "data")
-                present = has(open_dataset(folder / "data").add(exclude=ids), person)
+                present = has(mh.add(open_dataset(folder / "data"), exclude=ids), person)
             else:
                 data, general = open_dataset(place / "data"), mh.load(place / "model")
                 campaign, options = "a", {name[2:]: ids}

@@ -177,11 +177,11 @@ def test_each_process_takes_its_part_and_all_get_the_whole_in_order(monkeypatch)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for number in range(2):
         monkeypatch.setattr(jax, "process_index", lambda number=number: number)
-        parts.append([f"item {item}" for item in processes.own_part(5)])
+        parts.append([f"item {item}" for item in processes.part_of_process(5)])
     assert sorted(map(len, parts)) == [2, 3]
     monkeypatch.setattr(processes, "from_each", lambda own: parts)
     whole = [f"item {item}" for item in range(5)]
-    assert processes.of_all(parts[1], 5) == whole
+    assert processes.gathered(parts[1], 5) == whole
 
 
 @pytest.mark.slow

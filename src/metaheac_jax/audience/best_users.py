@@ -20,8 +20,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.backend import in_threads, jit, profile
-from metaheac_jax.customising.score import Program, groups
-from metaheac_jax.data.batches import check_ids
+from metaheac_jax.customising.score import Program, groups, whole_chunk
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.model import Customised
 from metaheac_jax.progress import Progress
@@ -52,7 +51,7 @@ def best_users(
       Diverged: a score is not a number.
     """
     tops = dict[int, Top]()
-    for some, program in groups([own.model.scorer for own in wanted]):
+    for some, program in groups([one.model.scorer for one in wanted]):
         group = [wanted[number] for number in some]
         if program is not None and profile().keeps_top:
             found = _on_devices(program, group, data, able)
@@ -70,7 +69,7 @@ def _on_host(
     progress: Progress,
 ) -> list[Top]:
     """Scores users by a program, or else by the only scorer, and chooses on the host."""
-    tops = [RunningTop(own.size, data.user_ids.dtype) for own in group]
+    tops = [RunningTop(one.size, data.user_ids.dtype) for one in group]
     block_size = max(1, min(_BLOCK, _SCORES // len(group)))
 
     def read(start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,31 +94,29 @@ def _on_devices(
 ) -> list[Top]:
     """Scores users and keeps the best ones on devices; the host fetches them at the end."""
     devices = jax.local_devices()
-    size_of_chunk = profile().chunk
+    size = profile().chunk
     pool, order = np.flatnonzero(able), np.argsort(data.user_ids, kind="stable")
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order))
 
     def chunk(start: int) -> Chunk:
-        users = pool[start : start + size_of_chunk]
-        pad = 0, size_of_chunk - len(users)
-        rows = np.asarray(data.user_rows[users])
-        check_ids(rows, program.num_rows, "the users' ids")
+        users = pool[start : start + size]
+        pad = 0, size - len(users)
         return Chunk(
-            np.pad(rows, (pad, (0, 0)), constant_values=program.num_rows),
+            whole_chunk(data.user_rows[users], size, program.num_rows),
             np.pad(ranks[users], pad, constant_values=PADDING),
-            np.pad([_are_not(own.seeds, users) for own in group], ((0, 0), pad)),
+            np.pad([_are_not(one.seeds, users) for one in group], ((0, 0), pad)),
         )
 
-    starts = range(0, len(pool), size_of_chunk)
-    most = max(own.size for own in group)
+    starts = range(0, len(pool), size)
+    most = max(one.size for one in group)
     with closing(in_threads(chunk, starts, num_threads=2)) as chunks:
         best = best_on_devices([*map(program.on, devices)], devices, chunks, len(group), most)
     tops = []
-    for (model, _, size), scores, users, wrong in zip(group, *best, strict=True):
-        kept = users[:size] < PADDING
-        checked = model.check_scores(np.where(wrong, np.nan, scores[:size][kept]))
-        tops.append((checked, np.asarray(data.user_ids)[order[users[:size][kept]]]))
+    for (model, _, count), scores, users, wrong in zip(group, *best, strict=True):
+        kept = users[:count] < PADDING
+        checked = model.check_scores(np.where(wrong, np.nan, scores[:count][kept]))
+        tops.append((checked, np.asarray(data.user_ids)[order[users[:count][kept]]]))
     return tops
 
 
@@ -232,7 +229,7 @@ def best_on_devices(
     scores, ranks, wrong = zip(*jax.device_get(bests), strict=True)
     scores, ranks = np.concatenate(scores, axis=1), np.concatenate(ranks, axis=1)
     order = np.lexsort((ranks, -scores))[:, :size]
-    scores, ranks = (np.take_along_axis(own, order, axis=1) for own in (scores, ranks))
+    scores, ranks = (np.take_along_axis(array, order, axis=1) for array in (scores, ranks))
     return Best(scores, ranks, np.any(wrong, axis=0))
 
 

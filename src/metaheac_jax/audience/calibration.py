@@ -54,10 +54,10 @@ def line(scores: np.ndarray, labels: np.ndarray, base_rate: float) -> tuple[floa
     unit = (scores - centre) / spread
 
     def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        own = line[0] * unit + line[1]  # log-odds of converting
-        odds = shift + log_expit(own)  # log-odds of being a seed
-        error = (expit(odds) - target) * expit(-own) + added * expit(own)
-        value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
+        log_odds = line[0] * unit + line[1]  # log-odds of converting
+        odds = shift + log_expit(log_odds)  # log-odds of being a seed
+        error = (expit(odds) - target) * expit(-log_odds) + added * expit(log_odds)
+        value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, log_odds)).mean()
         return value, np.array([(error * unit).mean(), error.mean()])
 
     start = np.array([1.0, 0.0])
@@ -107,7 +107,9 @@ def calibrate(
         held.append(out)
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
+    others = [campaign.pick(out) for campaign, out in zip(campaigns, held, strict=True)]
+    rows = (data.user_rows.of_examples(part.users, -1, part.times) for part in others)
     return [
-        line(model.score(data.user_rows[own.users[out]]), own.labels[out], rate)
-        for own, model, out, rate in zip(campaigns, models, held, base_rates, strict=True)
+        line(model.score(users), campaign.labels, rate)
+        for campaign, model, users, rate in zip(others, models, rows, base_rates, strict=True)
     ]

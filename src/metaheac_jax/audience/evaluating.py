@@ -32,7 +32,9 @@ _COLUMNS |= {**dict.fromkeys(Metrics._fields, pl.Float64), "why": pl.String}
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
     """(P, S) table rows of the users in a campaign's pool, which is its stage 2."""
-    return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
+    stage, of = dataset.stage2, dataset.stage2.of(campaign)
+    times = None if stage.time is None else stage.time[of]
+    return dataset.user_rows.of_examples(stage.user[of], -1, times)
 
 
 def judge_all(
@@ -51,24 +53,32 @@ def judge_all(
     """
     campaigns, left_out, seeds = [], [], dataset.stage1.positives
     for c, values in zip(split.test, scores, strict=True):
-        of, own = dataset.stage2.of(c), {"campaign": plain_id(dataset.campaign_ids[c])}
+        of, entry = dataset.stage2.of(c), {"campaign": plain_id(dataset.campaign_ids[c])}
         ids = dataset.user_ids[dataset.stage2.user[of]]
         verdict = campaign_metrics(values, dataset.stage2.label[of], ids, PERCENT)
         if isinstance(verdict, str):
-            left_out.append(own | {"why": verdict})
+            left_out.append(entry | {"why": verdict})
         else:
             group = "small" if split.small[c] else "large"
-            campaigns.append(own | {"seeds": int(seeds[c]), "group": group, **verdict._asdict()})
+            campaigns.append(entry | {"seeds": int(seeds[c]), "group": group, **verdict._asdict()})
     return {"campaigns": campaigns, "left_out": left_out}
 
 
 def evaluate(
-    general: General, data: Dataset, *, seed: int = 0, progress: Progress = silent
+    general: General,
+    data: Dataset,
+    *,
+    since: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> pl.DataFrame:
     """Judges a general model on the campaigns that it does not know, with seeds and stage 2.
 
     Args:
       data: stage 1 of a campaign is for customising; users of stage 2 are ranked.
+      since: a time, see `data.times`: what was before is for customising instead, and the users
+        from then on are ranked. If the model has learned only from what was before, see
+        `Dataset.until`, all campaigns are judged.
 
     Returns:
       A row per campaign: campaign (its id), seeds, group (small or large, by its number of seeds),
@@ -81,6 +91,9 @@ def evaluate(
     data = data.encoded_for(general.schema, general.vocabulary)
     # Held-out campaigns are not new either, since they decided when training stopped.
     known = data.campaigns_among((*general.campaigns, *general.held_out))
+    if since is not None:
+        data = data.divided(since)
+        known &= general.end is None or general.end > since
     able = (data.stage1.positives > 0) & (data.stage2.counts > 0)
     test = np.flatnonzero(~known & able)
     if not len(test):
@@ -92,13 +105,13 @@ def evaluate(
     new = test.tolist()
     wanted = [data.campaign(c, seed=seed) for c in new]
     models = customise(general, data, wanted, seed=seed, progress=progress)
-    scores = [own.score(pool_rows(data, c)) for own, c in zip(models, new, strict=True)]
+    scores = [model.score(pool_rows(data, c)) for model, c in zip(models, new, strict=True)]
     split = Split(np.flatnonzero(known), test, *small_campaigns(data.stage1.positives))
     found = judge_all(data, split, scores)
     if not found["campaigns"]:
-        own = found["left_out"][0]
+        one = found["left_out"][0]
         raise InputError(
-            f"campaign {own['campaign']}: cannot be judged: {own['why']}; give it more examples of "
+            f"campaign {one['campaign']}: cannot be judged: {one['why']}; give it more examples of "
             "stage 2"
         )
     return pl.DataFrame([*found["campaigns"], *found["left_out"]], schema=_COLUMNS)
@@ -106,9 +119,9 @@ def evaluate(
 
 def group_means(judged: pl.DataFrame) -> pl.DataFrame:
     """Averages the metrics of `evaluate`: group, campaigns (their number), max_seeds and means."""
-    own = [pl.len().alias("campaigns"), pl.max("seeds").alias("max_seeds")]
+    counts = [pl.len().alias("campaigns"), pl.max("seeds").alias("max_seeds")]
     parts = judged.filter(pl.col("why").is_null()).group_by("group")
-    return parts.agg(*own, pl.col(Metrics._fields).mean()).sort("max_seeds")
+    return parts.agg(*counts, pl.col(Metrics._fields).mean()).sort("max_seeds")
 
 
 def group_differences(judged: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:

@@ -77,10 +77,12 @@ def expand(
     data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
     lines = []
     if probability:  # first, since it refuses campaigns with few seeds
-        rates = [own.num_given_seeds / able.sum() for own in wanted]
-        for own, rate in zip(wanted, rates, strict=True):
+        rates = [campaign.num_given_seeds / able.sum() for campaign in wanted]
+        for campaign, rate in zip(wanted, rates, strict=True):
             if rate >= 1:
-                raise InputError(f"{own.name}: more seeds than users in the pool; omit probability")
+                raise InputError(
+                    f"{campaign.name}: more seeds than users in the pool; omit probability"
+                )
         lines = calibrate(general, data, wanted, rates, seed=seed, progress=progress)
     models = customise(general, data, wanted, seed=seed, progress=progress)
     seeds = [np.unique(campaign.seeds) for campaign in wanted]
@@ -159,13 +161,13 @@ def find_campaigns(
     """
     encoded = data.encoded_for(general.schema, general.vocabulary)
     found = []
-    for own in campaigns:
-        if not isinstance(own, Campaign):
-            own = encoded.campaign(encoded.index_of(own), seed=seed, pool=pool)
+    for each in campaigns:
+        if not isinstance(each, Campaign):
+            each = encoded.campaign(encoded.index_of(each), seed=seed, pool=pool)
         elif encoded is not data:
-            rows = general.vocabulary.rows_of(data.vocabulary)[own.rows]
-            own = replace(own, rows=rows, unknown_attributes=encoded.unknown_attributes(rows))
-        found.append(own)
+            rows = general.vocabulary.rows_of(data.vocabulary)[each.rows]
+            each = replace(each, rows=rows, unknown_attributes=encoded.unknown_attributes(rows))
+        found.append(each)
     return encoded, found
 
 

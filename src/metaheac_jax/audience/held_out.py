@@ -42,10 +42,16 @@ class Fold:
     Attributes:
       seeds: (H,) user indices of the held-out seeds.
       model: the model that is customised to the other examples of the campaign.
+      times: (H,) when they were shown the campaign; None if it is not known.
     """
 
     seeds: np.ndarray
     model: Customised
+    times: np.ndarray | None = None
+
+    def rows(self, data: Dataset) -> np.ndarray:
+        """(H, S) table rows of the seeds, with the histories that they had then."""
+        return data.user_rows.of_examples(self.seeds, -1, self.times)
 
     def unknown(self, pool: np.ndarray) -> np.ndarray:
         """(U,) bool, the users of a pool, (U,) bool, who are as new to the model as its seeds.
@@ -104,8 +110,8 @@ def cross_fit(
     fold_of[divided] = folds(labels, FOLDS, order)
     kept = [campaign.pick(fold_of != fold) for fold in range(FOLDS)]
     models = customise(general, data, kept, seed=seed, progress=progress)
-    held = [campaign.users[(fold_of == fold) & (campaign.labels == 1)] for fold in range(FOLDS)]
-    return [Fold(users, model) for users, model in zip(held, models, strict=True)]
+    held = [campaign.pick((fold_of == fold) & (campaign.labels == 1)) for fold in range(FOLDS)]
+    return [Fold(own.users, model, own.times) for own, model in zip(held, models, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -172,10 +178,10 @@ def size_curve(
             done = number * data.num_users + start + len(rows)
             progress("curve of sizes", done, len(folds) * data.num_users)
         new = np.sort(scores[fold.unknown(pool)])
-        inside.append(chances(new, scores[fold.seeds], shares))
+        inside.append(chances(new, fold.model.score(fold.rows(data)), shares))
     points = []
-    for size, own in zip(sizes, np.concatenate(inside, axis=1), strict=True):
-        recall = wilson_estimate(float(own.sum()), len(own))
+    for size, hits in zip(sizes, np.concatenate(inside, axis=1), strict=True):
+        recall = wilson_estimate(float(hits.sum()), len(hits))
         parts = recall.value, recall.low, recall.high
         lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
         points.append(SizePoint(size, size / count, recall, Estimate(*lift)))
@@ -244,7 +250,7 @@ def field_importance(
     for number, fold in enumerate(folds):
         new = np.flatnonzero(fold.unknown(pool))
         others = rng.choice(new, min(NUM_COMPARED, len(new)), replace=False)
-        users = np.asarray(data.user_rows[np.concatenate([fold.seeds, others])])
+        users = np.concatenate([fold.rows(data), data.user_rows[others]])
         labels = np.arange(len(users)) < len(fold.seeds)
         whole[number] = auc(fold.model.score(users), labels)
         for place, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
@@ -255,4 +261,4 @@ def field_importance(
     errors = drops.std(axis=0, ddof=1) / math.sqrt(len(folds))
     columns = zip(fields, drops.mean(axis=0).tolist(), errors.tolist(), strict=True)
     found = [Importance(field.name, drop, error) for field, drop, error in columns]
-    return float(whole.mean()), sorted(found, key=lambda own: -own.drop)
+    return float(whole.mean()), sorted(found, key=lambda importance: -importance.drop)

@@ -19,9 +19,9 @@ def show() -> None:
     """Prints what decides how jax computes; before it is checked."""
     from metaheac_jax.backend import environment, processor
 
-    flags = {name: own for name, own in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
+    flags = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
     found = {"python": platform.python_version(), **environment(), "processor": processor()}
-    terminal.print_lines(*(f"{name:16}  {own}" for name, own in {**found, **flags}.items()))
+    terminal.print_lines(*(f"{name:16}  {value}" for name, value in {**found, **flags}.items()))
 
 
 def main(_: Options) -> None:
@@ -30,9 +30,9 @@ def main(_: Options) -> None:
 
     from metaheac_jax.backend import check_backend
 
-    own = "right"
+    told = "right"
     try:
         check_backend(jax.jit)
     except BackendError as error:
-        own = str(error)
-    terminal.print_lines(f"{'this package':16}  right", f"{'your own jax.jit':16}  {own}")
+        told = str(error)
+    terminal.print_lines(f"{'this package':16}  right", f"{'your own jax.jit':16}  {told}")

@@ -27,6 +27,9 @@ class Options:
     data: Annotated[Path, Positional, option("DATA")]
     #: Folder of another model: the differences on the campaigns that are new to both.
     against: Annotated[Path | None, option("MODEL")] = None
+    #: Customise to the examples before a time, such as 2026-05-01, and rank the users from then on;
+    #: also of the model's own campaigns, if it has fit --until this time or an earlier one.
+    since: Annotated[str | None, option("TIME")] = None
     #: Judge this audience instead, from expand, on rows that were added later: how many of its
     #: users converted, by tenths; and, with a control group, how many would have without it.
     audience: Annotated[Path | None, option("FILE")] = None
@@ -43,10 +46,12 @@ def main(options: Options) -> None:
     )
     from metaheac_jax.audience.rates import wilson_estimate
     from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.data.times import parse_time
     from metaheac_jax.model import load
 
-    if options.audience is not None and options.against is not None:
-        raise InputError("--audience: not with --against; omit one")
+    if options.audience is not None and (options.against or options.since) is not None:
+        raise InputError("--audience: not with --against or --since; omit one")
+    since = None if options.since is None else parse_time(options.since, "--since")
     terminal.keep_compiled()
     with terminal.progress_display() as progress:
         data = open_dataset(options.data, progress=progress)
@@ -61,7 +66,8 @@ def main(options: Options) -> None:
             lift = control_outcome(options.audience, data)
             notes = [] if lift is None else [lift.summary]
         else:
-            judged = evaluate(load(options.model, progress=progress), data, progress=progress)
+            general = load(options.model, progress=progress)
+            judged = evaluate(general, data, since=since, progress=progress)
             tables = {f"Campaigns that are new to {options.model}": group_means(judged)}
             reasons = Counter(judged["why"].drop_nulls())
             notes = [
@@ -70,7 +76,7 @@ def main(options: Options) -> None:
             ]
             if options.against is not None:
                 general = load(options.against, progress=progress)
-                other = evaluate(general, data, progress=progress)
+                other = evaluate(general, data, since=since, progress=progress)
                 title = f"Differences from {options.against}"
                 tables[title] = group_differences(judged, other)
     for title, table in tables.items():

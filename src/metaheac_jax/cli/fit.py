@@ -51,6 +51,9 @@ class Options:
     #: Ids of campaigns not to train on, so that evaluate can judge them; or a fraction of the
     #: campaigns, such as 0.4, drawn at random.
     leave_out: Annotated[tuple[str, ...], option("ID...|FRACTION")] = ()
+    #: Train only on the examples before this time, such as 2026-05-01; evaluate --since judges on
+    #: what came after.
+    until: Annotated[str | None, option("TIME")] = None
     #: Random seed for initial values, batches and the campaigns that are left out.
     seed: Annotated[int, option("N")] = 0
     #: Devices to share the work, for example campaign=2,row=2; see docs/scale.md.
@@ -64,6 +67,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.data.times import parse_time
     from metaheac_jax.files import locked
     from metaheac_jax.methods import configured, method_of
     from metaheac_jax.methods.fitting import fit
@@ -79,6 +83,7 @@ def main(options: Options) -> None:
     if preset not in ("", "official"):
         raise InputError(f"--method: {options.method} is no method; expected {name}:official")
     method = configured(name, official=bool(preset), **changed_settings(options.set))
+    until = None if options.until is None else parse_time(options.until, "--until")
     mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
     directory = options.model.with_name(f"{options.model.name}{TRAINING}")
     terminal.keep_compiled()
@@ -91,6 +96,7 @@ def main(options: Options) -> None:
         terminal.progress_display() as progress,
     ):
         data, start = open_dataset(options.data, progress=progress), None
+        data = data if until is None else data.until(until)
         if options.start is not None:
             start = load(options.start, optimizer=True, progress=progress)
             method = method_of(start)

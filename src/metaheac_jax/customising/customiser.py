@@ -244,7 +244,7 @@ def minibatches(examples: Batch, picked: np.ndarray, size: int, pad: int) -> Ite
     for start in range(0, len(picked), size):
         batch = examples.pick(picked[start : start + size])
         missing = size - len(batch.label)
-        label, weight = (np.pad(own, (0, missing)) for own in (batch.label, batch.weight))
+        label, weight = (np.pad(array, (0, missing)) for array in (batch.label, batch.weight))
         user = np.pad(batch.ids.user, ((0, missing), (0, 0)), constant_values=pad)
         label, weight = label.astype(np.float32), weight.astype(np.float32)
         yield Batch(batch.ids._replace(user=user), label, weight)

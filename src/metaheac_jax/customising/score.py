@@ -219,7 +219,7 @@ def _sum_program(
 ) -> Program:
     """The program of weighted sums; each member has one program for all campaigns."""
     columns = zip(programs, zip(*campaigns, strict=True), strict=True)
-    return _joined([program(own) for program, own in columns], partial(_weighted, shares=shares))
+    return _joined([program(part) for program, part in columns], partial(_weighted, shares=shares))
 
 
 def _changed_program(
@@ -344,11 +344,19 @@ def over_users(
     chunk, num_threads = profile().chunk, profile().num_concurrent_programs
 
     def apply(start: int) -> np.ndarray:
-        part = np.asarray(users[start : start + chunk])
-        check_ids(part, num_rows, "the users' ids")
-        missing = (0, chunk - len(part)), (0, 0)
-        return np.asarray(function(np.pad(part, missing, constant_values=num_rows)))
+        return np.asarray(function(whole_chunk(users[start : start + chunk], chunk, num_rows)))
 
     starts = range(0, max(len(users), 1), chunk)
     with closing(in_threads(apply, starts, num_threads=num_threads)) as results:
         return np.concatenate(list(results))[: len(users)]
+
+
+def whole_chunk(users: UserRows, chunk: int, num_rows: int) -> np.ndarray:
+    """(P, S) table rows of users -> (chunk, S), with the pad id R after them.
+
+    Raises:
+      InputError: an id is outside the table.
+    """
+    rows = np.asarray(users)
+    check_ids(rows, num_rows, "the users' ids")
+    return np.pad(rows, ((0, chunk - len(rows)), (0, 0)), constant_values=num_rows)

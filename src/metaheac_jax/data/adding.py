@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import draw_by_id
+from metaheac_jax.data.campaign import TIME, draw_by_id
 from metaheac_jax.data.columns import encode
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.preparing import as_examples, indices, read_campaigns, read_examples
@@ -73,6 +73,12 @@ def add(
             table = Table(examples, names, name="examples")
             table.leave_out(schema.user_id, excluded)
             known = _known_users(data, table)
+            has, known_times = TIME in table.names, data.stage1.time is not None
+            if has != known_times and len(rows):
+                raise InputError(
+                    f"{table.path}: has {'a' if has else 'no'} column {TIME!r}, and the examples "
+                    f"of {data.where} {'have none' if has else 'have one'}; give it in both or none"
+                )
             new = read_examples(table, schema, known, data.campaign_ids)
             rows = _replaced(rows, new, touched)
         if gone.any():
@@ -129,6 +135,7 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
                 "stage": np.full(len(stage.user), 2 if name == "stage2" else 1, np.int8),
                 "audience": stage.in_audience.astype(np.int8),
                 "control": stage.in_control,
+                "time": stage.optional("time"),
                 "out": np.full(len(stage.user), name == "left_out"),
             }
         )

@@ -132,7 +132,7 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
 
 def list_campaigns(dataset: Dataset, campaigns: np.ndarray) -> str:
     """The ids of campaigns, given by index, for a message; at most 50."""
-    ids = [str(plain_id(own)) for own in dataset.campaign_ids[campaigns[:_SHOWN]]]
+    ids = [str(plain_id(key)) for key in dataset.campaign_ids[campaigns[:_SHOWN]]]
     return ", ".join(ids) + (", ..." if len(campaigns) > _SHOWN else "")
 
 
@@ -145,21 +145,22 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       campaign: table rows, (N,) of the campaign that all examples share, or (B, N).
       pad_to: B.
     """
-    users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
-    own = None
+    stage, index = dataset.stage1, None
+    users, label = stage.user[examples], stage.label[examples]
     if dataset.schema.lists:
-        own = np.searchsorted(dataset.stage1.offsets, examples, side="right") - 1
-    rows = dataset.user_rows.of_examples(users, own)
+        index = np.searchsorted(stage.offsets, examples, side="right") - 1
+    times = None if stage.time is None else stage.time[examples]
+    rows = dataset.user_rows.of_examples(users, index, times)
     return _as_batch(rows, label, campaign, pad_to, dataset.num_rows)
 
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     """D_c, the examples on which a campaign's model is customised; ids are table rows."""
     users, labels = campaign.users, campaign.labels
-    own = (
+    index = (
         dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
     )
-    rows = dataset.user_rows.of_examples(users, own)
+    rows = dataset.user_rows.of_examples(users, index, campaign.times)
     return _as_batch(rows, labels, campaign.rows, len(users), dataset.num_rows)
 
 

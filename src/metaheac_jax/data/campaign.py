@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+#: The column of examples with their times.
+TIME = "time"
+NO_TIME = np.iinfo(np.int64).min  #: of an example whose time is not known
 #: The column of an audience or of examples that tells who was shown a campaign, and its values.
 GROUP, SHOWN, CONTROL = "group", "shown", "control"
 #: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
@@ -34,6 +37,7 @@ class Campaign:
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
+      times: (n,) int64, when each user was shown the campaign; None if it is not known.
       found: (F,) index of each user whose example comes from an audience of this system. A model
         found these users, so they do not show how well such a model finds others.
       unknown_attributes: names of attributes whose values the vocabulary lacks.
@@ -43,12 +47,14 @@ class Campaign:
     rows: np.ndarray
     users: np.ndarray
     labels: np.ndarray
+    times: np.ndarray | None = None
     found: np.ndarray | tuple[()] = ()
     unknown_attributes: tuple[str, ...] = ()
 
-    def pick(self, examples: np.ndarray) -> Campaign:
+    def pick(self, examples: np.ndarray | slice) -> Campaign:
         """Picks some of the campaign's examples, by position or mask."""
-        return replace(self, users=self.users[examples], labels=self.labels[examples])
+        times = None if self.times is None else self.times[examples]
+        return replace(self, users=self.users[examples], labels=self.labels[examples], times=times)
 
     @property
     def seeds(self) -> np.ndarray:
@@ -83,6 +89,7 @@ class Examples:
         example comes from one.
       control: (E,) bool, whether the user was in an audience's control group, which was not shown
         the campaign; None if no example comes from one.
+      time: (E,) int64, when the user was shown the campaign; None if it is not known.
     """
 
     offsets: np.ndarray
@@ -90,6 +97,7 @@ class Examples:
     label: np.ndarray
     audience: np.ndarray | None = None
     control: np.ndarray | None = None
+    time: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
         """The slice of one campaign's examples."""
@@ -143,7 +151,7 @@ class Examples:
         return group_by_campaign(
             *(np.concatenate([getattr(part, name) for part in both]) for name in names),
             num_campaigns=len(self.counts),
-            **{name: np.concatenate([own.optional(name) for own in both]) for name in OPTIONAL},
+            **{name: np.concatenate([array.optional(name) for array in both]) for name in OPTIONAL},
         )
 
     def shuffled(self) -> Examples:
@@ -156,7 +164,7 @@ class Examples:
 
 
 #: The columns that examples need not have, and their defaults.
-OPTIONAL = {"audience": False, "control": False}
+OPTIONAL = {"audience": False, "control": False, "time": NO_TIME}
 
 
 def group_by_campaign(
@@ -194,9 +202,9 @@ def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
 
     A whole number has the draw of its text.
     """
-    texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
+    texts = (key if isinstance(key, bytes) else str(key).encode() for key in user_ids.tolist())
     digests = (hashlib.blake2b(text, digest_size=4, person=purpose).digest() for text in texts)
-    return np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64) / 2**32
+    return np.fromiter((int.from_bytes(digest, "little") for digest in digests), np.int64) / 2**32
 
 
 def groups_of(
@@ -215,8 +223,8 @@ def groups_of(
       `SHOWN` or `CONTROL`, n times.
     """
     texts = (f"{c}\0{u}".encode() for c, u in zip(campaigns, users, strict=True))
-    digests = (hashlib.blake2b(own, digest_size=4, person=b"control").digest() for own in texts)
-    draws = (int.from_bytes(own, "little") / 2**32 for own in digests)
+    digests = (hashlib.blake2b(text, digest_size=4, person=b"control").digest() for text in texts)
+    draws = (int.from_bytes(digest, "little") / 2**32 for digest in digests)
     return [CONTROL if draw < hold_out else SHOWN for draw in draws]
 
 
@@ -241,8 +249,8 @@ def draw_non_seeds(
       pool: (U,) bool, the users who may be drawn; None for all.
     """
     count = NON_SEEDS_PER_SEED * len(seeds)
-    own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
-    rng = np.random.Generator(np.random.Philox([seed, own]))
+    salt = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
+    rng = np.random.Generator(np.random.Philox([seed, salt]))
     size, drawn = min(count + len(seeds), num_users), np.empty(0, np.int64)
     while True:  # those drawn first stay, whoever is taken
         drawn = np.concatenate([drawn, rng.choice(num_users, size, replace=False)])

@@ -124,16 +124,16 @@ def infer_schema(paths: Mapping[str, Path | str]) -> Schema:
     tables = {name: Table(paths[name], [own_id]) for name, own_id in ids.items()}
     for name, table in tables.items():
         frame = table.collect(table.scan().head(ROWS_AT_A_TIME))
-        if name == "users" and any((own == _NA).any() for own in frame.select(cs.string())):
+        if name == "users" and any((column == _NA).any() for column in frame.select(cs.string())):
             missing = (_NA,)
         cells = frame.drop(ids[name]).iter_columns()
-        found = {own.name: _infer(own, missing, of_users=name == "users") for own in cells}
-        columns[name] = [own for own in found.values() if own is not None]
-        left_out = [own or "(without a name)" for own in found if found[own] is None]
+        found = {series.name: _infer(series, missing, of_users=name == "users") for series in cells}
+        columns[name] = [field for field in found.values() if field is not None]
+        left_out = [name or "(without a name)" for name in found if found[name] is None]
         if left_out:
             told = f"{paths[name]}: columns that are no fields: {', '.join(left_out)}"
             warnings.warn(told, stacklevel=3)
-    campaign = tuple(Field(own.name) for own in columns["campaigns"])
+    campaign = tuple(Field(field.name) for field in columns["campaigns"])
     return Schema(tuple(columns["users"]), campaign, missing=missing)
 
 
@@ -176,8 +176,8 @@ def bucket_edges(numbers: np.ndarray, num_buckets: int) -> tuple[float, ...]:
     quantiles = np.quantile(numbers, np.arange(1, num_buckets) / num_buckets)
     edges, counts = np.unique(quantiles, return_counts=True)
     smallest = numbers.min()
-    larger = (numbers[numbers > own] for own in edges[(counts > 1) | (edges == smallest)])
-    edges = np.union1d(edges, [own.min() for own in larger if len(own)])
+    larger = (numbers[numbers > edge] for edge in edges[(counts > 1) | (edges == smallest)])
+    edges = np.union1d(edges, [some.min() for some in larger if len(some)])
     used = edges[edges > smallest]
     return tuple((used if len(used) else edges[:1]).tolist())
 

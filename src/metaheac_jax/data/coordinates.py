@@ -60,7 +60,7 @@ def value_coordinates(values: csr_matrix, field: np.ndarray, width: int) -> np.n
     matrix = values.copy()
     matrix.data *= np.repeat(of_user, np.diff(matrix.indptr)) * scale[matrix.indices]
     transposed = csr_matrix(matrix.T)
-    own = np.bincount(matrix.indices, np.square(matrix.data), len(mass)).astype(np.float32)
+    norm = np.bincount(matrix.indices, np.square(matrix.data), len(mass)).astype(np.float32)
     root = np.sqrt(np.bincount(field, np.square(mass * scale)))[field]
     ones = (mass * scale / np.maximum(root, 1e-12)).astype(np.float32)
     constants = csr_matrix((ones, (np.arange(len(mass)), field)))
@@ -70,7 +70,7 @@ def value_coordinates(values: csr_matrix, field: np.ndarray, width: int) -> np.n
 
     def gram(vectors: np.ndarray) -> np.ndarray:
         vectors = centred(vectors)
-        return centred(transposed @ (matrix @ vectors) - own[:, None] * vectors)
+        return centred(transposed @ (matrix @ vectors) - norm[:, None] * vectors)
 
     vectors, _ = _leading(gram, len(mass), width)
     return scale[:, None] * vectors * np.sqrt(np.float32(values.shape[0]))
@@ -83,7 +83,7 @@ def exposure_counts(examples: Iterable[tuple[csr_matrix, np.ndarray]]) -> list[c
       examples: of each campaign `fractions` (P, R), and labels (P,).
     """
     of = [[csr_matrix((label == kind) @ x) for kind in (0, 1)] for x, label in examples]
-    return [csr_matrix(vstack(own)) for own in zip(*of, strict=True)]
+    return [csr_matrix(vstack(pair)) for pair in zip(*of, strict=True)]
 
 
 def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray:
@@ -98,26 +98,30 @@ def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray
       counts: of each label, (C, V); see `exposure_counts`.
       width: k.
     """
-    each = [own.astype(np.float64) for own in counts]
+    each = [matrix.astype(np.float64) for matrix in counts]
     total = each[0] + each[1]
     shown, mass = (np.asarray(total.sum(axis=axis)).ravel() for axis in (1, 0))
     count, scale = shown.sum(), np.where(mass > 0, 1 / np.sqrt(mass + _SMOOTHING), 0)
     of_campaign = np.sqrt(count) / np.sqrt(np.maximum(shown, 1))
 
-    def deviation(own: csr_matrix, vectors: np.ndarray) -> np.ndarray:
+    def deviation(matrix: csr_matrix, vectors: np.ndarray) -> np.ndarray:
         """(V, n) -> (C, n), by the scaled counts less those expected without targeting."""
-        scaled, examples = scale[:, None] * vectors, np.asarray(own.sum(axis=1))
-        share = np.asarray(own.sum(axis=0)) / max(own.sum(), 1)
-        return of_campaign[:, None] * (own @ scaled - examples * (share @ scaled))
+        scaled, examples = scale[:, None] * vectors, np.asarray(matrix.sum(axis=1))
+        share = np.asarray(matrix.sum(axis=0)) / max(matrix.sum(), 1)
+        return of_campaign[:, None] * (matrix @ scaled - examples * (share @ scaled))
 
     def transposed(vectors: np.ndarray) -> np.ndarray:
         scaled = of_campaign[:, None] * vectors
         return scale[:, None] * (total.T @ scaled - mass[:, None] * (shown @ scaled / count))
 
-    vectors, values = _leading(lambda own: transposed(deviation(total, own)), len(mass), width)
+    vectors, values = _leading(
+        lambda matrix: transposed(deviation(total, matrix)), len(mass), width
+    )
     edge = (np.sqrt(len(shown)) + np.sqrt(np.count_nonzero(mass))) ** 2
     along = deviation(total, vectors)
-    told = [(along * deviation(own, vectors)).sum(axis=0) / max(own.sum(), 1) for own in each]
+    told = [
+        (along * deviation(matrix, vectors)).sum(axis=0) / max(matrix.sum(), 1) for matrix in each
+    ]
     kept = (values > edge) & (np.minimum(*told) > _LEAST_RATIO * np.maximum(*told))
     return (scale[:, None] * vectors * kept * np.sqrt(count)).astype(np.float32)
 
@@ -139,7 +143,7 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     scale = np.where(count > 0, 1 / np.sqrt(count + _SMOOTHING), 0)
     of_user = 1 / np.sqrt(np.maximum(np.asarray(shown.sum(axis=1)).ravel(), 1))
     rest = diags(of_user) @ rest @ diags(scale)
-    vectors, _ = _leading(lambda own: rest.T @ (rest @ own), len(scale), width)
+    vectors, _ = _leading(lambda vectors: rest.T @ (rest @ vectors), len(scale), width)
     vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metaheac_jax.data.campaign import (
+    TIME,
     Campaign,
     Examples,
     draw_non_seeds,
@@ -64,6 +65,7 @@ class Dataset:
       sensitive: sensitive fields by name; they are in neither the schema nor the vocabulary.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
+      end: time before which its examples are; None for no limit.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Dataset:
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     digest: str | None = None
     folder: Path | None = None
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.user_rows, UserView):
@@ -137,37 +140,41 @@ class Dataset:
     ) -> Campaign:
         of, rows = stage.of(index), self.campaign_rows[index]
         users = stage.user[of]
-        own = Campaign(
+        campaign = Campaign(
             id=plain_id(self.campaign_ids[index]),
             rows=rows,
             users=users,
             labels=stage.label[of],
+            times=None if stage.time is None else stage.time[of],
             found=users[stage.in_audience[of]],
             unknown_attributes=self.unknown_attributes(rows),
         )
         taken = np.concatenate([every.user[every.of(index)] for every in self.stages.values()])
-        return self._with_non_seeds(own, taken, seed, pool)
+        return self._with_non_seeds(campaign, taken, seed, pool)
 
     def _with_non_seeds(
-        self, own: Campaign, taken: np.ndarray, seed: int, pool: np.ndarray | None
+        self, campaign: Campaign, taken: np.ndarray, seed: int, pool: np.ndarray | None
     ) -> Campaign:
         """A campaign with random users, not taken, if it has seeds and no non-seeds.
 
         Raises:
           InputError: nobody is left to draw.
         """
-        given = own.pick(~own.is_found)
+        given = campaign.pick(~campaign.is_found)
         if not len(given.users) or not given.labels.all():
-            return own
-        others = self._draw(given.users, seed, taken, pool, known=int(own.id is not None))
+            return campaign
+        others = self._draw(given.users, seed, taken, pool, known=int(campaign.id is not None))
         if not len(others):
             raise InputError(
                 f"{self.where}: all {self.num_users} users are examples of the campaign or outside "
                 "the pool, so no non-seeds can be drawn; use a larger pool"
             )
-        users = np.concatenate([own.users, others]).astype(np.int32)
-        labels = np.concatenate([own.labels, np.zeros(len(others), np.int8)])
-        return replace(own, users=users, labels=labels)
+        users = np.concatenate([campaign.users, others]).astype(np.int32)
+        labels = np.concatenate([campaign.labels, np.zeros(len(others), np.int8)])
+        times = None
+        if campaign.times is not None and given.times is not None:  # as if shown with the seeds
+            times = np.concatenate([campaign.times, np.resize(given.times, len(others))])
+        return replace(campaign, users=users, labels=labels, times=times)
 
     def _draw(
         self,
@@ -190,8 +197,8 @@ class Dataset:
         has, able = counts > 0, np.ones(self.num_users, bool) if pool is None else pool
         fraction = np.mean(counts[seeds] > known)
         parts = [
-            (share, draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=able & own))
-            for share, own in ((fraction, has), (1 - fraction, ~has))
+            (share, draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=able & some))
+            for share, some in ((fraction, has), (1 - fraction, ~has))
             if share
         ]
         total = min(len(users) / share for share, users in parts)
@@ -205,18 +212,49 @@ class Dataset:
         """
         data = self
         for name in ("stage1", "stage2"):
-            stage, drawn = self.stages[name], dict[int, np.ndarray]()
+            stage, drawn = self.stages[name], dict[int, Campaign]()
             for c, count in enumerate(stage.counts):
                 with suppress(InputError):  # nobody is left
-                    users = data._campaign(stage, c, seed).users[count:]
-                    drawn |= {c: users} if len(users) else {}
+                    added = data._campaign(stage, c, seed).pick(slice(count, None))
+                    drawn |= {c: added} if len(added.users) else {}
             if drawn:
-                users = np.concatenate([*drawn.values()])
-                campaigns = np.repeat([*drawn], [*map(len, drawn.values())])
-                labels, count = np.zeros_like(users), self.num_campaigns
-                others = group_by_campaign(campaigns, users, labels, num_campaigns=count)
+                users = np.concatenate([own.users for own in drawn.values()])
+                campaigns = np.repeat([*drawn], [len(own.users) for own in drawn.values()])
+                times = [own.times for own in drawn.values() if own.times is not None]
+                others = group_by_campaign(
+                    campaigns,
+                    users,
+                    np.zeros_like(users),
+                    num_campaigns=self.num_campaigns,
+                    **({"time": np.concatenate(times)} if times else {}),
+                )
                 data = replace(data, **{name: stage.with_others(others)})
         return data
+
+    def until(self, time: int) -> Dataset:
+        """Keeps the examples before a time, in all stages.
+
+        Raises:
+          InputError: examples have no times.
+        """
+        kept = {name: own.pick(self._is_before(own, time)) for name, own in self.stages.items()}
+        return replace(self, **kept, end=time)
+
+    def divided(self, time: int) -> Dataset:
+        """Makes the examples before a time stage 1, and those from then on stage 2.
+
+        Raises:
+          InputError: examples have no times.
+        """
+        before = [own.pick(self._is_before(own, time)) for own in (self.stage1, self.stage2)]
+        after = [own.pick(~self._is_before(own, time)) for own in (self.stage1, self.stage2)]
+        stages = [one.with_others(other) for one, other in (before, after)]
+        return replace(self, stage1=stages[0], stage2=stages[1])
+
+    def _is_before(self, stage: Examples, time: int) -> np.ndarray:
+        if stage.time is None and len(stage.user):
+            raise InputError(f"{self.where}: examples have no times; add the column {TIME!r}")
+        return stage.optional("time") < time
 
     def index_of(self, campaign_id: int | str) -> int:
         """Finds the index of a campaign; its id may be given as text, too.
@@ -224,7 +262,7 @@ class Dataset:
         Raises:
           InputError: there is no such campaign.
         """
-        names = [str(plain_id(own)) for own in self.campaign_ids]
+        names = [str(plain_id(key)) for key in self.campaign_ids]
         if str(campaign_id) in names:
             return names.index(str(campaign_id))
         close = get_close_matches(str(campaign_id), names) or names[:3]
@@ -263,7 +301,7 @@ class Dataset:
         """
         self.schema.check_same(schema, self.where)
         pairs = zip(self.vocabulary.values, vocabulary.values, strict=True)
-        if all(own is other or np.array_equal(own, other) for own, other in pairs):
+        if all(known is other or np.array_equal(known, other) for known, other in pairs):
             return self
         lookup = vocabulary.rows_of(self.vocabulary)
         return replace(
@@ -290,8 +328,8 @@ class Dataset:
         fields = len(schema.user)
         lengths = Lengths(schema, self.num_rows, sum(sizes[:fields]))
         names = [field.name for field in schema.fields]
-        for _, own in lengths.many:
-            names.append(f"{own.name}_length")
+        for _, listed in lengths.many:
+            names.append(f"{listed.name}_length")
             while names[-1] in names[:-1]:
                 names[-1] += "_"
         added = tuple(map(Field, names[len(schema.fields) :]))
@@ -309,8 +347,8 @@ class Dataset:
 
         They are compared as text, since all ids become text when one of them is not a number.
         """
-        names = {str(own) for own in ids}
-        return np.array([str(plain_id(own)) in names for own in self.campaign_ids], bool)
+        names = {str(name) for name in ids}
+        return np.array([str(plain_id(key)) in names for key in self.campaign_ids], bool)
 
     def find_users(self, user_ids: ArrayLike) -> np.ndarray:
         """Finds users: (n,) ids -> (n,) int64 indices, -1 where the id is unknown.
@@ -359,14 +397,14 @@ class Dataset:
         if not len(users):
             raise InputError("seeds: there are none; give ids of users")
         rows = self.vocabulary.encode_attributes(self.schema, attributes)
-        own = Campaign(
+        campaign = Campaign(
             id=None,
             rows=rows,
             users=users,
             labels=np.ones(len(users), np.int8),
             unknown_attributes=self.unknown_attributes(rows),
         )
-        return self._with_non_seeds(own, users, seed, pool)
+        return self._with_non_seeds(campaign, users, seed, pool)
 
     def unknown_attributes(self, rows: np.ndarray) -> tuple[str, ...]:
         """Names the campaign fields whose values the vocabulary lacks, from (N,) rows."""

@@ -39,8 +39,10 @@ class FactorModel(NamedTuple):
     def read_out(self) -> np.ndarray:
         """(d, p) the matrix that maps a vector to the posterior mean of its factors."""
         scaled = np.zeros_like(self.loadings.T)
-        for own in self.blocks:
-            scaled[:, own] = np.linalg.solve(self.noise[np.ix_(own, own)], self.loadings[own]).T
+        for entries in self.blocks:
+            scaled[:, entries] = np.linalg.solve(
+                self.noise[np.ix_(entries, entries)], self.loadings[entries]
+            ).T
         return np.linalg.solve(np.eye(len(scaled)) + scaled @ self.loadings, scaled)
 
     def improved(self, covariance: np.ndarray) -> FactorModel:
@@ -65,7 +67,7 @@ def factor_model(covariance: np.ndarray, field: np.ndarray, count: int) -> Facto
       field: (p,) number of the field of each entry.
       count: maximum of d, which is less than p.
     """
-    blocks = [np.flatnonzero(field == own) for own in np.unique(field)]
+    blocks = [np.flatnonzero(field == number) for number in np.unique(field)]
     covariance = covariance + _RIDGE * np.diag(np.diag(covariance))
     within = _within(covariance, blocks)
     root = np.linalg.cholesky(within)
@@ -81,7 +83,7 @@ def factor_model(covariance: np.ndarray, field: np.ndarray, count: int) -> Facto
 def _within(matrix: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """(p, p) -> the same, with zeros between fields; symmetric."""
     kept = np.zeros_like(matrix)
-    for own in blocks:
-        block = matrix[np.ix_(own, own)]
-        kept[np.ix_(own, own)] = (block + block.T) / 2
+    for entries in blocks:
+        block = matrix[np.ix_(entries, entries)]
+        kept[np.ix_(entries, entries)] = (block + block.T) / 2
     return kept

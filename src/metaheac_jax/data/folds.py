@@ -15,7 +15,7 @@ def shuffle_classes(
 
     Those of the label ``first`` are drawn and returned first.
     """
-    one, other = (rng.permutation(np.flatnonzero(labels == own)) for own in (first, 1 - first))
+    one, other = (rng.permutation(np.flatnonzero(labels == label)) for label in (first, 1 - first))
     return one, other
 
 
@@ -32,8 +32,8 @@ def folds(labels: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
     """
     fold = np.empty(len(labels), int)
     for label in (0, 1):
-        own = order[labels[order] == label]
-        fold[own] = np.arange(len(own)) % num_folds
+        places = order[labels[order] == label]
+        fold[places] = np.arange(len(places)) % num_folds
     return fold
 
 
@@ -57,5 +57,5 @@ def hold_out(
     if not fraction or min(num_seeds, len(labels) - num_seeds) < 2:
         return np.arange(len(labels)), np.empty(0, int)
     classes = shuffle_classes(labels, rng, first=0)
-    out = np.concatenate([own[: max(1, int(fraction * len(own)))] for own in classes])
+    out = np.concatenate([part[: max(1, int(fraction * len(part)))] for part in classes])
     return np.setdiff1d(np.arange(len(labels)), out), out

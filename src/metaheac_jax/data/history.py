@@ -1,9 +1,10 @@
 """Histories: campaigns that a user converted in, and those that she was shown and did not.
 
 They are user fields that are computed when rows are read, so an example that is added counts at
-once. A *list* is a field of campaign ids, followed by fields with the attributes of the same
-campaigns in the same slots. A user's campaigns, up to the number of slots, are chosen and placed
-without regard to labels.
+once. If examples have times, that of an example has only what was before it. A *list* is a field of
+campaign ids, followed by fields with the attributes of the same campaigns in the same slots. Up to
+the number of slots, a user's last campaigns are in it, or without times any; all are chosen and
+placed without regard to labels.
 
 An example's own campaign is in no list of its user, see `UserView.of_examples`. Nor is a campaign
 that a model was not trained on, see `Dataset.limited` and `Hidden`. So whether a slot is empty
@@ -38,31 +39,35 @@ def with_histories(data: Dataset) -> Dataset:
     """
     user, of_campaign, values = data.schema.user, data.schema.campaign, data.vocabulary.values
     slots = data.schema.history
-    if not slots and not any(own.history for own in user):
+    if not slots and not any(field.history for field in user):
         return data
     ids, first = data.campaign_ids, len(user)
     ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
     shared = [
         number
-        for number, own in enumerate(values[first:])
-        if _CAMPAIGNS_PER_VALUE * len(own) <= len(ids)
+        for number, of_field in enumerate(values[first:])
+        if _CAMPAIGNS_PER_VALUE * len(of_field) <= len(ids)
     ]
-    added, known, used = list[Field](), list[np.ndarray](), {own.name for own in data.schema.fields}
+    added, known, used = (
+        list[Field](),
+        list[np.ndarray](),
+        {field.name for field in data.schema.fields},
+    )
     for name in NAMES if slots else ():
         while name in used:
             name += "_"
         added.append(Field(name, slots, history=name))
         known.append(np.array(ids))
         for number in shared:
-            own = of_campaign[number]
-            label = f"{name}_{own.name}"
-            added.append(Field(label, slots, own.edges, history=name))
+            field = of_campaign[number]
+            label = f"{name}_{field.name}"
+            added.append(Field(label, slots, field.edges, history=name))
             known.append(values[first + number])
     vocabulary = Vocabulary((*values[:first], *known, *values[first:]))
     schema, pad = replace(data.schema, user=(*user, *added)), vocabulary.num_rows
     rows = np.arange(data.num_rows + 1, dtype=np.int32)  # here, of the rows in the data
     rows[data.vocabulary.offsets[first] :] += pad - data.num_rows
-    own_rows, texts = rows[data.campaign_rows], [str(own) for own in ids.tolist()]
+    own_rows, texts = rows[data.campaign_rows], [str(text) for text in ids.tolist()]
     # Positions among the values of a campaign field are those among the values of its list.
     position = data.campaign_rows - np.array(data.vocabulary.offsets[first:])
     position = np.column_stack([np.arange(len(ids)), position[:, shared]])
@@ -72,14 +77,18 @@ def with_histories(data: Dataset) -> Dataset:
         start = first + number * size
         offsets = np.array(vocabulary.offsets[start : start + size])
         parts.append((kind, np.where(missing, pad, position + offsets).astype(np.int32)))
-    stages = data.stages.values()
+    stages = [*data.stages.values()]
     users, campaigns, labels = (
-        np.concatenate([getattr(own, name) for own in stages])
+        np.concatenate([getattr(stage, name) for stage in stages])
         for name in ("user", "campaign", "label")
     )
     turn = np.random.Generator(np.random.Philox(0)).permutation(len(ids))[campaigns]
-    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), users))
+    times, moments, keys = np.concatenate([own.optional("time") for own in stages]), None, None
+    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), times, users))
     counts = np.bincount(users, minlength=data.num_users)
+    if any(own.time is not None for own in stages):
+        moments = np.unique(times)
+        keys = History.key(users[order].astype(np.int64), times[order], moments)
     history = History(
         pad,
         np.ones(len(ids), bool),
@@ -89,10 +98,12 @@ def with_histories(data: Dataset) -> Dataset:
         labels[order],
         parts,
         [
-            (slice(start, start + own.slots), vocabulary.encode_texts(number, texts))
-            for number, (own, start) in enumerate(zip(user, schema.user_starts, strict=False))
-            if own.history
+            (slice(start, start + field.slots), vocabulary.encode_texts(number, texts))
+            for number, (field, start) in enumerate(zip(user, schema.user_starts, strict=False))
+            if field.history
         ],
+        moments,
+        keys,
     )
     view = replace(data.user_rows.mapped(rows), history=history)
     return replace(
@@ -128,12 +139,12 @@ class Hidden:
         """
         if not data.schema.lists:
             return None
-        hidden = {str(plain_id(own)) for own in data.campaign_ids[~counted]} | {str(campaign.id)}
+        hidden = {str(plain_id(key)) for key in data.campaign_ids[~counted]} | {str(campaign.id)}
         vocabulary = data.vocabulary
         rows = np.append(np.zeros(vocabulary.num_rows, bool), True)
         for number, *_ in data.schema.lists:
             start, values = vocabulary.offsets[number], vocabulary.values[number]
-            rows[start : start + len(values)] = [str(own) in hidden for own in values.tolist()]
+            rows[start : start + len(values)] = [str(value) in hidden for value in values.tolist()]
         return Hidden(data.schema, rows)
 
     def __call__(self, users: Any) -> Any:

@@ -42,8 +42,8 @@ class Lengths:
     def many(self) -> list[tuple[int, Field]]:
         """First slot and field of each many-valued field, (L,); one of a list of campaigns."""
         pairs = zip(self.schema.user_starts, self.schema.user, strict=True)
-        own = ((start, field) for start, field in pairs if field.history in ("", field.name))
-        return [(start, field) for start, field in own if field.slots > 1]
+        found = ((start, field) for start, field in pairs if field.history in ("", field.name))
+        return [(start, field) for start, field in found if field.slots > 1]
 
     @cached_property
     def vocabularies(self) -> list[np.ndarray]:

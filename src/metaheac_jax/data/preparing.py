@@ -4,7 +4,8 @@
     campaigns  a row per campaign: its id, and a column per field
     examples   a row per example: campaign id, user id, label (1 converted, 0 did not), and
                optionally stage (1 to learn from, 2 to judge on), audience (1 if the user was in
-               an audience that this system chose) and group (of such a user, shown or control)
+               an audience that this system chose), group (of such a user, shown or control) and
+               time (when the user was shown the campaign)
 
 Ids are whole numbers or text of up to 64 bytes. If a campaign and a user occur together on several
 rows, the last one counts. Users are read as a stream: once per field for its values, and once to
@@ -24,12 +25,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import CONTROL, GROUP, SHOWN, Examples, group_by_campaign
+from metaheac_jax.data.campaign import (
+    CONTROL,
+    GROUP,
+    NO_TIME,
+    SHOWN,
+    TIME,
+    Examples,
+    group_by_campaign,
+)
 from metaheac_jax.data.columns import encode, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.shown import leave_out_shown
 from metaheac_jax.data.storage import MANIFEST, TABLE_SCHEMA, open_dataset, write_columns
 from metaheac_jax.data.table_file import FORMATS, Table, id_array, is_table
+from metaheac_jax.data.times import time_cells
 from metaheac_jax.data.user_ids import UserIds, find_named
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError, printable
@@ -56,8 +66,8 @@ def find_tables(source: Path | str) -> dict[str, Path | str]:
         present = [path for path in paths if is_table(path)]
         if not present:
             raise InputError(
-                f"{source}: has no {name}.parquet, .csv or .csv.gz, and no folder {name} of "
-                "Parquet files; put the table there"
+                f"{source}: has no {name} with the ending {' or '.join(FORMATS)}, and no folder "
+                f"{name} of Parquet files; put the table there"
             )
         if len(present) > 1:
             names = " and ".join(Path(path).name for path in present)
@@ -91,9 +101,9 @@ def prepare(
 
     Raises:
       InputError: a file or a column is missing or empty; or a row is wrong: a repeated id, a wrong
-        label, stage, audience or group, text in a column of numbers, or an example of an unknown
-        campaign (the message names the file and row); or ``exclude`` is wrong, see `find_named`; or
-        most examples are of unknown users.
+        label, stage, audience, group or time, text in a column of numbers, or an example of an
+        unknown campaign (the message names the file and row); or ``exclude`` is wrong, see
+        `find_named`; or most examples are of unknown users.
     """
     target, paths = Path(target).resolve(), find_tables(source)
     folder = Path(source).resolve()  # of a URL, one that does not exist
@@ -207,7 +217,8 @@ def read_examples(
     users: pl.DataFrame,
     campaign_ids: np.ndarray,
 ) -> pl.DataFrame:
-    """Examples in the order of the table: campaign, user, label, stage, audience and control.
+    """Examples in the order of the table: campaign, user, label, stage, audience, control and
+    time.
 
     Campaign and user are indices. Of a campaign and user on several rows, the last one counts, at
     the place of the first. Rows of users who are not among ``users`` (see `indices`) are left out,
@@ -231,6 +242,7 @@ def read_examples(
         table.check(GROUP, group.is_in(["", SHOWN, CONTROL]), f"{SHOWN}, {CONTROL} or nothing")
         numbers["control"] = group == CONTROL
         numbers["audience"] = pl.max_horizontal(numbers["audience"], (group != "").cast(pl.Int8))
+    numbers[TIME] = time_cells(table, TIME) if TIME in table.names else pl.lit(NO_TIME)
     known, cells = {"campaign": indices(campaign_ids), "user": users}, {}
     for name, column in (("campaign", schema.campaign_id), ("user", schema.user_id)):
         whole = known[name]["id"].dtype == pl.Int64
@@ -270,4 +282,5 @@ def as_examples(frame: pl.DataFrame, num_campaigns: int) -> Examples:
     """Rows of `read_examples` by campaign."""
     columns = {name: frame[name].to_numpy() for name in ("campaign", "user", "label")}
     flags = {name: frame[name].to_numpy() == 1 for name in ("audience", "control")}
-    return group_by_campaign(**columns, num_campaigns=num_campaigns, **flags)
+    times = frame[TIME].to_numpy()
+    return group_by_campaign(**columns, num_campaigns=num_campaigns, **flags, time=times)

@@ -64,7 +64,7 @@ class CampaignSampler:
         self._index = dataset.layout.row_index(dataset.num_rows)
         probed = [self._touched(*self._draw(step)) for step in _PROBED]
         self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
-        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+        self._own_size = _padded_size(max(len(rows) for _, part in probed for rows in part))
 
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""

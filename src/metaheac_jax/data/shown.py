@@ -120,6 +120,8 @@ def _shift(scores: np.ndarray, total: float) -> float:
     from scipy.optimize import root_scalar
     from scipy.special import expit
 
-    own = scores.astype(float)
-    bounds = -_CERTAIN - own.max(), _CERTAIN - own.min()
-    return root_scalar(lambda constant: expit(own + constant).sum() - total, bracket=bounds).root
+    log_odds = scores.astype(float)
+    bounds = -_CERTAIN - log_odds.max(), _CERTAIN - log_odds.min()
+    return root_scalar(
+        lambda constant: expit(log_odds + constant).sum() - total, bracket=bounds
+    ).root

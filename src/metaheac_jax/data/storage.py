@@ -178,8 +178,9 @@ def _columns(
             f"{name}_user": Column("i4", (count,), 0, users),
             f"{name}_label": Column("i1", (count,), 0, 2),
         }
-        optional = {f"{name}_{own}" for own in OPTIONAL}
-        columns |= dict.fromkeys(optional & {*found}, Column("b1", (count,)))
+        for own, default in OPTIONAL.items():
+            if f"{name}_{own}" in found:
+                columns[f"{name}_{own}"] = Column(np.asarray(default).dtype.str[1:], (count,))
     for name in manifest["sensitive"]:
         columns[f"sensitive_values_{name}"] = Column("U", (f"values of {name}",))
         codes = Column("i4", (users, f"slots of {name}"), 0, f"values of {name} + 1")

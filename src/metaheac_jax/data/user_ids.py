@@ -41,16 +41,16 @@ def as_ids(given: ArrayLike, *, text: bool, what: str = "user ids") -> np.ndarra
     if not text and array.dtype.kind in "iu" and array.dtype != np.uint64:
         return array.astype(np.int64)
     values = array.tolist()
-    texts = [own.decode() if isinstance(own, bytes) else str(own) for own in values]
-    ids = texts if text else [whole_number(own) for own in texts]
-    for number, (value, own) in enumerate(zip(values, ids, strict=True), start=1):
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    ids = texts if text else [whole_number(one) for one in texts]
+    for number, (value, key) in enumerate(zip(values, ids, strict=True), start=1):
         is_id = isinstance(value, str | bytes | Integral) and not isinstance(value, bool)
-        if not is_id or own is None or "\0" in str(own):
+        if not is_id or key is None or "\0" in str(key):
             raise InputError(
                 f"{what}: item {number} is {value!r}, expected {EXPECTED_ID[not text]}"
             )
     if text:
-        return np.array([own.encode() for own in texts], "S" if texts else "S1")
+        return np.array([one.encode() for one in texts], "S" if texts else "S1")
     return np.array(ids, np.int64)
 
 
@@ -61,9 +61,9 @@ def find(user_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """
     found = np.full(len(wanted), -1, np.int64)
     for start in range(0, len(user_ids) if len(wanted) else 0, _BLOCK):
-        own = user_ids[start : start + _BLOCK]
-        position = np.searchsorted(wanted, own).clip(max=len(wanted) - 1)
-        users = np.flatnonzero(wanted[position] == own)
+        block = user_ids[start : start + _BLOCK]
+        position = np.searchsorted(wanted, block).clip(max=len(wanted) - 1)
+        users = np.flatnonzero(wanted[position] == block)
         found[position[users]] = start + users
     return found
 
@@ -113,8 +113,8 @@ def _lists(
     from metaheac_jax.data.table_file import read_ids  # it imports polars, which would slow a start
 
     given: Any = [named] if isinstance(named, Path) else named
-    if isinstance(given, list | tuple) and given and all(isinstance(own, Path) for own in given):
-        yield from ((str(own), *read_ids(own, column, whole=not text)) for own in given)
+    if isinstance(given, list | tuple) and given and all(isinstance(path, Path) for path in given):
+        yield from ((str(path), *read_ids(path, column, whole=not text)) for path in given)
         return
     ids = as_ids(given, text=text, what=what)
     if len(ids):

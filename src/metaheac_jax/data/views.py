@@ -27,6 +27,8 @@ class History:
       slots: H.
       offsets: (U + 1,) where the examples of each user begin.
       campaign, label: (E,) of the examples, by user.
+      moments: distinct times of the examples, ascending; None if they are not known.
+      keys: (E,) of each example, its user's index and place of its time, ascending; see `key`.
       values: per list that is computed, its label, and (C, F) table rows of each campaign.
       given: per list that stored rows have, its slots, and (C,) the table row of each campaign.
     """
@@ -39,6 +41,8 @@ class History:
     label: np.ndarray
     values: Sequence[tuple[int, np.ndarray]]
     given: Sequence[tuple[slice, np.ndarray]]
+    moments: np.ndarray | None = None
+    keys: np.ndarray | None = None
 
     @property
     def num_campaigns(self) -> np.ndarray:
@@ -56,27 +60,49 @@ class History:
         given = [(slots, lookup[of]) for slots, of in self.given]
         return replace(self, pad=int(lookup[-1]), values=values, given=given)
 
-    def add(self, rows: np.ndarray, users: np.ndarray, without: int | np.ndarray) -> np.ndarray:
+    @staticmethod
+    def key(users: np.ndarray, times: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """(n,) users and times -> (n,) keys that are ordered by the user, then by the time."""
+        return users * (len(moments) + 1) + np.searchsorted(moments, times)
+
+    def _places(self, users: np.ndarray, times: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(n, H) which of the examples are in users' lists, and bool, whether there are so many."""
+        first, end = self.offsets[users], self.offsets[users + 1]
+        if self.keys is not None and self.moments is not None:
+            if times is not None:
+                end = np.searchsorted(self.keys, self.key(users, times, self.moments))
+            first = np.maximum(first, end - self.slots)  # the last ones
+        place = first[:, None] + np.arange(self.slots)
+        there = place < end[:, None]
+        place[~there] = 0
+        return place, there
+
+    def add(
+        self,
+        rows: np.ndarray,
+        users: np.ndarray,
+        without: int | np.ndarray,
+        times: np.ndarray | None = None,
+    ) -> np.ndarray:
         """(n, S') rows of users -> (n, S) rows, with their lists.
 
         Args:
           rows: are changed.
           users: (n,) indices.
           without: index of a campaign that is left out, or (n,) one for each; -1 for none.
+          times: (n,) what is later, or at the same time, is left out; None for all that is known.
         """
-        own = np.asarray(without)[..., None]  # of all users, or of each
+        left_out = np.asarray(without)[..., None]  # of all users, or of each
         for slots, of in self.given:
             uncounted = np.append(of[~self.counted], self.pad)
-            masked = np.where(own < 0, self.pad, of[own])
+            masked = np.where(left_out < 0, self.pad, of[left_out])
             gone = np.isin(rows[:, slots], uncounted) | (rows[:, slots] == masked)
             rows[:, slots][gone] = self.pad
         if not self.values:
             return rows
-        place = self.offsets[users][:, None] + np.arange(self.slots)
-        there = place < self.offsets[users + 1][:, None]
-        place[~there] = 0
+        place, there = self._places(users, times)
         campaign, label = self.campaign[place], self.label[place]
-        there &= self.counted[campaign] & (campaign != own)
+        there &= self.counted[campaign] & (campaign != left_out)
         parts = [rows]
         for kind, of in self.values:
             found = np.where((there & (label == kind))[..., None], of[campaign], self.pad)
@@ -118,12 +144,15 @@ class UserView:
         """The rows of all users."""
         return np.array(self[:], dtype, copy=copy)
 
-    def of_examples(self, users: Any, campaign: int | np.ndarray | None) -> np.ndarray:
+    def of_examples(
+        self, users: Any, campaign: int | np.ndarray | None, times: np.ndarray | None = None
+    ) -> np.ndarray:
         """Reads users who are examples of a campaign, by index; their histories lack it.
 
         Args:
           users: (n,) indices, or a slice.
           campaign: index of the campaign, or (n,) one for each; None is not in the data.
+          times: (n,) when they were shown it; histories have what was before. None for now.
 
         Returns:
           (n, S).
@@ -135,7 +164,7 @@ class UserView:
             indices = isinstance(users, np.ndarray) and users.dtype != bool
             numbers = users if indices else np.arange(len(self))[users]
             without = -1 if campaign is None else campaign
-            rows = self.history.add(np.array(rows), numbers, without)
+            rows = self.history.add(np.array(rows), numbers, without, times)
         return np.asarray(rows) if self.lengths is None else self.lengths(np.asarray(rows))
 
     def mapped(self, lookup: np.ndarray) -> UserView:

@@ -73,7 +73,7 @@ def expand_on_ray(
     content = ray.put(scorer.export)
     users = users.select_columns([user_id, *scorer.columns])
     parts = users.select_columns([user_id]).map_batches(
-        lambda own: divided(own[user_id].cast(id_type).combine_chunks()),
+        lambda table: divided(table[user_id].cast(id_type).combine_chunks()),
         batch_size=None,
         batch_format="pyarrow",
     )
@@ -96,19 +96,21 @@ def expand_on_ray(
             found = _pairs.remote(scorer.campaigns, keys, *exclude.to_arrow_refs())
             pairs, spare = found[0], ray.get(found[1])
         else:
-            exclude = exclude.map_batches(lambda own: own.cast(keys), batch_format="pyarrow")
+            exclude = exclude.map_batches(lambda table: table.cast(keys), batch_format="pyarrow")
             users = users.join(exclude, "left_anti", num_cpus, on=(USER,))
     best = users.map_batches(_Best, fn_constructor_args=(content, size + spare), **pool)
     tables = best.to_arrow_refs()
     while True:
         groups = [tables[at : at + _MERGED] for at in range(0, max(1, len(tables)), _MERGED)]
-        tables = [_merged.remote(scorer.campaigns, id_type, size, pairs, *own) for own in groups]
+        tables = [
+            _merged.remote(scorer.campaigns, id_type, size, pairs, *group) for group in groups
+        ]
         if len(tables) == 1:
             break
     best = ray.data.from_arrow_refs(tables)
     if not hold_out:
         return best
-    return best.map_batches(lambda own: with_groups(own, hold_out), batch_format="pyarrow")
+    return best.map_batches(lambda table: with_groups(table, hold_out), batch_format="pyarrow")
 
 
 def _kept(scores: Dataset, place: str, user_id: str) -> Dataset:
@@ -155,7 +157,7 @@ class _Best:
 @ray.remote(num_returns=2)
 def _pairs(campaigns: pa.Array, keys: pa.Schema, *exclude: pa.Table) -> tuple[pa.Table, int]:
     """The pairs to exclude, and the largest number of them in a campaign."""
-    pairs = pa.concat_tables([own.cast(keys) for own in exclude])
+    pairs = pa.concat_tables([table.cast(keys) for table in exclude])
     pairs = pairs.filter(pc.is_in(pairs[CAMPAIGN], campaigns)).group_by(keys.names).aggregate([])
     most = pc.max(pairs.group_by(CAMPAIGN).aggregate([(USER, "count")])[f"{USER}_count"]).as_py()
     return pairs, most or 0

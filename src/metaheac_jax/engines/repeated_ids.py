@@ -40,6 +40,6 @@ def refuse_repeated(found: Sequence[Any]) -> None:
     Raises:
       InputError: there is an id.
     """
-    for own in found[:1]:
-        what = "a user has no id" if own is None else f"user {own} occurs twice"
+    for key in found[:1]:
+        what = "a user has no id" if key is None else f"user {key} occurs twice"
         raise InputError(f"users: {what}; give one row per user")

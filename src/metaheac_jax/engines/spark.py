@@ -75,7 +75,7 @@ def expand_on_spark(
     scorer = open_export(export)
     wanted = [scorer.user_id, *scorer.columns]
     if {*wanted} <= {*users.columns}:
-        users = users.select([F.col(f"`{own}`") for own in wanted])
+        users = users.select([F.col(f"`{name}`") for name in wanted])
     for name, limit in _BATCHES.items():
         users.sparkSession.conf.set(f"spark.sql.execution.arrow.{name}", limit)
     kind = scorer.check_sample(users.limit(SAMPLE).toArrow())
@@ -84,7 +84,7 @@ def expand_on_spark(
     campaigns, id_type = scorer.campaigns, users.schema[USER].dataType
     pairs, spare = None, 0
     if exclude is not None:
-        kinds = {own.name: to_arrow_type(own.dataType) for own in exclude.schema}
+        kinds = {column.name: to_arrow_type(column.dataType) for column in exclude.schema}
         keys = list(keys_of(kinds, campaigns.type, to_arrow_type(id_type)))
         exclude = exclude.select(keys).distinct()
         if CAMPAIGN in keys:

@@ -56,8 +56,8 @@ class Config:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for own in fields(self):
-            _check(own, hints[own.name], getattr(self, own.name))
+        for attribute in fields(self):
+            _check(attribute, hints[attribute.name], getattr(self, attribute.name))
 
     def named(self, mark: str | None = None) -> dict[str, Any]:
         """Names all settings, or those that are marked ``shapes`` or ``resumable``.
@@ -65,16 +65,18 @@ class Config:
         Settings of parts have names with a dot.
         """
         found = dict[str, Any]()
-        for own in fields(self):
-            value = getattr(self, own.name)
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
             if isinstance(value, Config):
-                found |= {f"{own.name}.{name}": inner for name, inner in value.named(mark).items()}
-            elif mark is None or own.metadata.get(mark):
-                found[own.name] = value
+                found |= {
+                    f"{attribute.name}.{name}": inner for name, inner in value.named(mark).items()
+                }
+            elif mark is None or attribute.metadata.get(mark):
+                found[attribute.name] = value
         return found
 
     def __contains__(self, name: str) -> bool:
-        return any(name in (own, own.rpartition(".")[2]) for own in self.named())
+        return any(name in (known, known.rpartition(".")[2]) for known in self.named())
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Changes some settings, by name, in a copy.
@@ -87,14 +89,14 @@ class Config:
                 names = [*self.named()]
                 near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
                 raise InputError(f"settings: no {name!r}; did you mean {', '.join(near)}?")
-        own = {name: value for name, value in changes.items() if hasattr(self, name)}
+        given = {name: value for name, value in changes.items() if hasattr(self, name)}
         for part, config in vars(self).items():
             if isinstance(config, Config):
                 inside = {n: value for n, value in changes.items() if n in config}
                 start = f"{part}."
                 inside |= {n[len(start) :]: changes[n] for n in changes if n.startswith(start)}
-                own[part] = config.changed(inside)
-        return replace(self, **own)
+                given[part] = config.changed(inside)
+        return replace(self, **given)
 
     def official(self) -> Self:
         """Gives the settings of the authors' program to a copy.
@@ -102,12 +104,12 @@ class Config:
         A setting keeps a value that is not the default of its field.
         """
         changes = dict[str, Any]()
-        for own in fields(self):
-            value = getattr(self, own.name)
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
             if isinstance(value, Config):
-                changes[own.name] = value.official()
-            elif value == own.default:
-                changes[own.name] = own.metadata.get("official", value)
+                changes[attribute.name] = value.official()
+            elif value == attribute.default:
+                changes[attribute.name] = attribute.metadata.get("official", value)
         return replace(self, **changes)
 
     def plain(self) -> dict[str, Any]:
@@ -128,9 +130,12 @@ class Config:
         return cls().changed(flat)
 
 
-def _check(own: Field[Any], hint: Any, value: Any) -> None:
+def _check(attribute: Field[Any], hint: Any, value: Any) -> None:
     """Refuses a value that is not of the field's type, or out of its limits."""
-    kinds, what = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,), own.metadata
+    kinds, what = (
+        typing.get_args(hint) if isinstance(hint, UnionType) else (hint,),
+        attribute.metadata,
+    )
     if value is None and type(None) in kinds:
         return
     if typing.get_origin(hint) is Literal:
@@ -139,7 +144,7 @@ def _check(own: Field[Any], hint: Any, value: Any) -> None:
     elif bool in kinds:
         good, expected = isinstance(value, bool), "true or false"
     elif int in kinds:
-        check_whole(f"settings: {own.name}", value, int(what.get("least", 1)))
+        check_whole(f"settings: {attribute.name}", value, int(what.get("least", 1)))
         return
     elif hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -150,7 +155,7 @@ def _check(own: Field[Any], hint: Any, value: Any) -> None:
     else:
         good, expected = isinstance(value, kinds), hint.__name__
     if not good:
-        raise InputError(f"settings: {own.name}: expected {expected}, got {value!r}")
+        raise InputError(f"settings: {attribute.name}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)

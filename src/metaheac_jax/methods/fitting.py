@@ -205,7 +205,7 @@ def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None
         "method": method.name,
         "settings": settings,
         "seed": offline.seed,
-        "data": {"name": data.name, "digest": data.digest},
+        "data": {"name": data.name, "digest": data.digest, "end": data.end},
         "campaigns": _ids(data, offline.campaigns),
         "held_out": _ids(data, offline.held_out),
         "start": offline.start and [offline.start.digest, steps_of(offline.start)],
@@ -219,6 +219,8 @@ def _general(method: Method[Any], offline: Offline, trained: Trained) -> General
     """The general model of a method's training."""
     data, start = offline.dataset, offline.start
     own, held = _ids(data, offline.campaigns), _ids(data, offline.held_out)
+    ends = [data.end] if start is None else [data.end, start.end]
+    known = [own for own in ends if own is not None]
     before, held_before = ((), ()) if start is None else (start.campaigns, start.held_out)
     campaigns = tuple(dict.fromkeys([*before, *own]))
     return General(
@@ -228,6 +230,7 @@ def _general(method: Method[Any], offline: Offline, trained: Trained) -> General
         vocabulary=data.vocabulary,
         state=on_device(trained.state),  # once, not at every use
         data=data.name,
+        end=max(known) if len(known) == len(ends) else None,
         campaigns=campaigns,
         seed=offline.seed,
         judgements=trained.judgements,

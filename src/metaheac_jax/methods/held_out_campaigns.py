@@ -20,7 +20,7 @@ from metaheac_jax.data.folds import shuffle_classes
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.method import Method, Offline, Online
 from metaheac_jax.model import General, Judgement, Scorer, State, on_device
-from metaheac_jax.processes import of_all, own_part
+from metaheac_jax.processes import gathered, part_of_process
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Judge
 
@@ -80,11 +80,13 @@ class HeldOut:
       campaign: the campaign with the half of its examples to customise on.
       users: indices of the users of the other half.
       labels: labels of these users.
+      times: when they were shown the campaign; None if it is not known.
     """
 
     campaign: Campaign
     users: np.ndarray
     labels: np.ndarray
+    times: np.ndarray | None = None
 
     @property
     def weight(self) -> int:
@@ -120,12 +122,13 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
             "out"
         )
     kept = min(1.0, 2 * MAX_HALF / len(campaign.labels))
-    halves = [(own[: len(own) // 2], own[len(own) // 2 :]) for own in classes]
+    halves = [(part[: len(part) // 2], part[len(part) // 2 :]) for part in classes]
     adapted, judged = (
         np.concatenate([part[: max(1, round(len(part) * kept))] for part in parts])
         for parts in zip(*halves, strict=True)
     )
-    return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
+    other = campaign.pick(judged)
+    return HeldOut(campaign.pick(adapted), other.users, other.labels, other.times)
 
 
 #: A stage of a method that makes scorers; see `Method.customise`.
@@ -141,10 +144,12 @@ def judge_of(customise: Customise, offline: Offline, held_out: Sequence[HeldOut]
     count = len(held_out)
 
     def judge(state: State, step: int) -> Judgement:
-        own = [held_out[n] for n in (range(count) if offline.mesh is None else own_part(count))]
-        scores = score_halves(customise, offline, own, state)
-        judged = [quality_of(*pair) for pair in zip(own, scores, strict=True)]
-        judged = judged if offline.mesh is None else of_all(judged, count)
+        some = [
+            held_out[n] for n in (range(count) if offline.mesh is None else part_of_process(count))
+        ]
+        scores = score_halves(customise, offline, some, state)
+        judged = [quality_of(*pair) for pair in zip(some, scores, strict=True)]
+        judged = judged if offline.mesh is None else gathered(judged, count)
         return mean_judgement(step, held_out, judged)
 
     return judge
@@ -181,7 +186,8 @@ def score_halves(
     online, scores = Online(offline.dataset, offline.seed), list[np.ndarray]()
     models = customise(online, on_device(state), [held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
-        scores.append(np.asarray(model(online.dataset.user_rows[held.users]), np.float64))
+        rows = online.dataset.user_rows.of_examples(held.users, -1, held.times)
+        scores.append(np.asarray(model(rows), np.float64))
         if np.isnan(scores[-1]).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
     return scores

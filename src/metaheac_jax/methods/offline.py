@@ -179,7 +179,7 @@ def _continued(start: General, data: Dataset, fresh: RowState, placement: Placem
     # List lengths are not fields of the model, and have the same values in all data sets.
     known = dict(zip((f.name for f in start.schema.fields), start.vocabulary.values, strict=True))
     pairs = zip(data.schema.fields, data.vocabulary.values, strict=True)
-    earlier = Vocabulary(tuple(known.get(field.name, own) for field, own in pairs))
+    earlier = Vocabulary(tuple(known.get(field.name, values) for field, values in pairs))
     rows, optimizer = data.vocabulary.rows_of(earlier)[:-1], start.optimizer or {}
     count = np.array(optimizer["count"])
     old = (start.state["table"], optimizer["table"]["mu"], optimizer["table"]["nu"])

@@ -169,9 +169,9 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
 
     over_pairs = build_meta_gradient(loss, inner_steps=0, reduction="mean", select=select_rows)
 
-    def gradient(params: Any, support: Batch, query: Batch, own: Array) -> tuple[Any, Any]:
+    def gradient(params: Any, support: Batch, query: Batch, rows: Array) -> tuple[Any, Any]:
         sets = support, query
-        return over_pairs(params, sets, sets, own)
+        return over_pairs(params, sets, sets, rows)
 
     return gradient
 

@@ -100,11 +100,11 @@ def learn_features(offline: Offline, num_factors: int) -> tuple[np.ndarray, Feat
     spread = np.sqrt(np.trace(read @ covariance @ read.T) / max(len(read), 1))
     sizes = np.array(dataset.vocabulary.sizes[:num_fields])
     lists = [number for number, *_ in dataset.schema.lists]
-    own = np.flatnonzero((part % 2 == 1) | (sizes <= _MAX_OWN)[field] | np.isin(field, lists))
-    weights = np.zeros((len(mean) + 1, len(read) + len(own)))
-    weights[used] = np.hstack([read.T / spread, np.eye(len(used))[:, own]]) / scale[:, None]
+    entries = np.flatnonzero((part % 2 == 1) | (sizes <= _MAX_OWN)[field] | np.isin(field, lists))
+    weights = np.zeros((len(mean) + 1, len(read) + len(entries)))
+    weights[used] = np.hstack([read.T / spread, np.eye(len(used))[:, entries]]) / scale[:, None]
     weights[-1] = -mean @ weights[:-1]
-    groups = np.append(np.full(len(read), 2 * num_fields), part[own])
+    groups = np.append(np.full(len(read), 2 * num_fields), part[entries])
     return table, Features(weights.astype(np.float32), groups)
 
 
@@ -122,7 +122,7 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     values = fractions(layout, users, num_rows)
     table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
     pairs = list(zip(schema.user, sizes, strict=False))
-    large = [size > _WIDTH and not own.history for own, size in pairs]
+    large = [size > _WIDTH and not field.history for field, size in pairs]
     counts = exposure_counts(
         (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
         for rows, label in examples_of(offline)
@@ -150,12 +150,13 @@ def examples_of(offline: Offline) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         kept = np.arange(*stage.offsets[c : c + 2])
         if len(kept) > _MAX_EXAMPLES:
             kept = np.sort(generator(offline.seed, c).permutation(kept)[:_MAX_EXAMPLES])
-        yield dataset.user_rows.of_examples(stage.user[kept], c), stage.label[kept]
+        times = None if stage.time is None else stage.time[kept]
+        yield dataset.user_rows.of_examples(stage.user[kept], c, times), stage.label[kept]
 
 
 def network_of(schema: Schema) -> LinearHead:
     """The network of a schema: the vectors of histories are sums, of other fields means."""
-    return LinearHead(tuple(number for number, own in enumerate(schema.user) if own.history))
+    return LinearHead(tuple(number for number, field in enumerate(schema.user) if field.history))
 
 
 def vectors_of(dataset: Dataset, table: Any, users: UserRows) -> np.ndarray:
@@ -176,5 +177,5 @@ def _compiled_vectors(network: LinearHead, layout: Layout) -> Callable[..., Arra
 
 def _root_mean(variance: np.ndarray, part: np.ndarray) -> np.ndarray:
     """The root of the mean variance of each entry's part."""
-    own = np.unique(part, return_inverse=True)[1]
-    return np.sqrt(np.bincount(own, variance) / np.bincount(own))[own]
+    number = np.unique(part, return_inverse=True)[1]
+    return np.sqrt(np.bincount(number, variance) / np.bincount(number))[number]

@@ -150,16 +150,16 @@ def learn_prior(
     size = len(groups)
     groups = np.unique(groups, return_inverse=True)[1]
     prior = Gaussian(np.zeros(size), np.diag(variances))
-    rates = np.array([own.label.mean() for own in campaigns])
+    rates = np.array([examples.label.mean() for examples in campaigns])
     rates, modes = rates.clip(1e-6, 1 - 1e-6), np.zeros((len(campaigns), size + 1))
     modes[:, -1] = np.log(rates) - np.log1p(-rates)
-    targets, padded = modes, [own.regression(prior) for own in campaigns]
+    targets, padded = modes, [examples.regression(prior) for examples in campaigns]
     with _double_precision():
         for _ in range(passes):
             mean, precision = prior.with_intercept()
             found = [
-                _advance(own._replace(mean=mean, precision=precision), *points)
-                for own, *points in zip(padded, modes, targets, strict=True)
+                _advance(examples._replace(mean=mean, precision=precision), *points)
+                for examples, *points in zip(padded, modes, targets, strict=True)
             ]
             modes, gradients, hessians = map(np.stack, zip(*found, strict=True))
             linear = np.einsum("cij,cj->ci", hessians, modes) - gradients
@@ -180,8 +180,8 @@ def _posteriors(
     """
     size = len(mean)
 
-    def add(total: Array, own: tuple[Array, Array]) -> tuple[Array, Array]:
-        hessian, b = own
+    def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, Array]:
+        hessian, b = one
         covariance = cho_solve(cho_factor(hessian + precision), jnp.eye(size, dtype=mean.dtype))
         return total + covariance / len(linear), covariance @ (b + precision @ mean)
 
@@ -194,7 +194,7 @@ def _maximised(
 ) -> Gaussian:
     """The prior of the highest posterior density: (C, p) modes and their mean covariance (p, p)."""
     count, mean = len(weights), weights.mean(axis=0)
-    own = (weights - mean).T @ (weights - mean) / count + spread
-    variances = np.bincount(groups, np.diag(own)) / np.bincount(groups)
+    spread_now = (weights - mean).T @ (weights - mean) / count + spread
+    variances = np.bincount(groups, np.diag(spread_now)) / np.bincount(groups)
     target = np.diag(variances[groups])
-    return Gaussian(mean, (count * own + strength * target) / (count + strength))
+    return Gaussian(mean, (count * spread_now + strength * target) / (count + strength))

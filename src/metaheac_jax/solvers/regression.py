@@ -27,14 +27,14 @@ def fit_regression(
     from threadpoolctl import threadpool_limits
 
     touched = np.unique(features.indices)  # the weights of the other rows stay 0
-    own = csr_matrix(features[:, touched], dtype=np.float64)
+    matrix = csr_matrix(features[:, touched], dtype=np.float64)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:-1], parameters[-1]
-        log_odds = own @ weights + bias + offset
+        log_odds = matrix @ weights + bias + offset
         loss = np.sum(np.logaddexp(0, log_odds) - labels * log_odds)
         error = expit(log_odds) - labels
-        gradient = np.append(own.T @ error + penalty * weights, error.sum())
+        gradient = np.append(matrix.T @ error + penalty * weights, error.sum())
         return loss + penalty / 2 * weights @ weights, gradient
 
     start = np.zeros(len(touched) + 1)

@@ -68,7 +68,7 @@ def _columns(packed: Array) -> list[slice]:
 
 def _unpacked(packed: Array) -> tuple[Array, Array, Array]:
     """(..., 3 k) -> three times (..., k)."""
-    values, mu, nu = (packed[..., own] for own in _columns(packed))
+    values, mu, nu = (packed[..., column] for column in _columns(packed))
     return values, mu, nu
 
 
@@ -77,7 +77,7 @@ def _read(packed: Array, rows: Array) -> tuple[Array, Array, Array]:
     if profile().reads_whole_rows:
         return _unpacked(rows_of(packed, rows))
     options: Any = {"mode": "fill", "fill_value": 0}  # a CPU would copy what it splits off
-    values, mu, nu = (packed.at[rows, own].get(**options) for own in _columns(packed))
+    values, mu, nu = (packed.at[rows, column].get(**options) for column in _columns(packed))
     return values, mu, nu
 
 
@@ -86,8 +86,8 @@ def _written(packed: Array, rows: Array, parts: Sequence[Array]) -> Array:
     options: Any = {"mode": "drop", "unique_indices": True}
     if profile().reads_whole_rows:
         return packed.at[rows].set(jnp.concatenate(parts, axis=-1), **options)
-    for own, part in zip(_columns(packed), parts, strict=True):  # without a concatenated copy
-        packed = packed.at[rows, own].set(part, **options)
+    for column, part in zip(_columns(packed), parts, strict=True):  # without a concatenated copy
+        packed = packed.at[rows, column].set(part, **options)
     return packed
 
 

@@ -159,20 +159,20 @@ def fields_and_rows(
     gathered = [f for f in range(len(slots)) if f not in multiplied]
     # Adjacent fields with equally many slots are averaged in one operation, which is faster.
     groups = [
-        list(own) for _, own in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f)))
+        list(group) for _, group in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f)))
     ]
     by_slot, lists = jnp.moveaxis(ids, -1, 0), list[Array]()
-    for own in groups:
-        of_group = by_slot[of_slots[own[0]].start : of_slots[own[-1]].stop]
-        lists.append(of_group.reshape(len(own), slots[own[0]], *ids.shape[:-1]))
+    for group in groups:
+        of_group = by_slot[of_slots[group[0]].start : of_slots[group[-1]].stop]
+        lists.append(of_group.reshape(len(group), slots[group[0]], *ids.shape[:-1]))
     by_slots = profile().gathers_by_slot
     means, (embeddings, rows) = (_means_by_slot if by_slots else _means_by_list)(
         table,
         lists,
-        [counts[..., own[0] : own[-1] + 1] for own in groups],
+        [counts[..., group[0] : group[-1] + 1] for group in groups],
         (jnp.array([row for f in (*products, *evaluated) for row in small[f]], jnp.int32), more),
     )
-    vectors = {own[0]: mean for own, mean in zip(groups, means, strict=True)}
+    vectors = {group[0]: mean for group, mean in zip(groups, means, strict=True)}
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
     if profile().scatters_numbers:
         fractions = _fractions(ids, fields, table.dtype)
@@ -181,8 +181,8 @@ def fields_and_rows(
     ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
     product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
     product_embeddings, *blocks = jnp.split(embeddings, ends[:-1].tolist())
-    for f, own, block in zip(evaluated, others, blocks, strict=True):
-        vectors[f] = (own @ block)[..., None, :]
+    for f, share, block in zip(evaluated, others, blocks, strict=True):
+        vectors[f] = (share @ block)[..., None, :]
     empty = jnp.zeros((*ids.shape[:-1], 0, width), table.dtype)  # if all fields are products
     user = UserFields(
         product_fractions,
@@ -263,7 +263,7 @@ def _compared(ids: Array, fields: Sequence[tuple[range, range]], counts: Array) 
     columns = [counts[..., :0]]
     for number, (slots, rows) in enumerate(fields):
         found = (ids[..., slot, None] == np.array(rows) for slot in slots)
-        total: Any = sum(own.astype(counts.dtype) for own in found)
+        total: Any = sum(match.astype(counts.dtype) for match in found)
         columns.append(_mean(total, counts[..., number], len(slots)))
     # Without the barrier a TPU would compare once more for each product with the fractions.
     return jax.lax.optimization_barrier(jnp.concatenate(columns, axis=-1))
@@ -291,18 +291,18 @@ def _means_by_list(
     Returns:
       (..., fields, k) means over slots of each group, and (..., k) rows for each array of ``more``.
     """
-    rows = iter(_rows_of_all(table, *(own for own in lists if own.shape[1] == 1), *more))
-    each = [next(rows) if own.shape[1] == 1 else rows_of(table, own) for own in lists]
-    sums = [jnp.moveaxis(own.sum(axis=1), 0, -2) for own in each]
-    return list(map(_mean, sums, counts, [own.shape[1] for own in lists])), list(rows)
+    rows = iter(_rows_of_all(table, *(ids for ids in lists if ids.shape[1] == 1), *more))
+    each = [next(rows) if ids.shape[1] == 1 else rows_of(table, ids) for ids in lists]
+    sums = [jnp.moveaxis(of_group.sum(axis=1), 0, -2) for of_group in each]
+    return list(map(_mean, sums, counts, [ids.shape[1] for ids in lists])), list(rows)
 
 
 def _rows_of_all(table: Array, *ids: Array) -> list[Array]:
     """(R, k) table and arrays (...,) of table rows -> (..., k) each, by one gather."""
-    rows = rows_of(table, jnp.concatenate([own.reshape(-1) for own in ids]))
-    parts = jnp.split(rows, np.cumsum([own.size for own in ids])[:-1].tolist())
+    rows = rows_of(table, jnp.concatenate([array.reshape(-1) for array in ids]))
+    parts = jnp.split(rows, np.cumsum([array.size for array in ids])[:-1].tolist())
     pairs = zip(ids, parts, strict=True)
-    return [part.reshape(*own.shape, table.shape[-1]) for own, part in pairs]
+    return [part.reshape(*array.shape, table.shape[-1]) for array, part in pairs]
 
 
 @jax.custom_jvp
@@ -324,7 +324,7 @@ def _means_by_slot(
         jnp.stack(list(map(mean, ids, jnp.moveaxis(count, -1, 0))), axis=-2)
         for ids, count in zip(lists, counts, strict=True)
     ]
-    return means, [rows_of(table, own) for own in more]
+    return means, [rows_of(table, rows) for rows in more]
 
 
 @_means_by_slot.defjvp

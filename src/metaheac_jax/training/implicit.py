@@ -62,15 +62,15 @@ def with_derivatives_of_root(
         _, product = jax.linearize(lambda theta: gradient(theta, *x)[0], theta)
         dtype = jnp.result_type(*jax.tree.leaves(theta))  # in `cg` all leaves have one
         one = partial(optax.tree.cast, dtype=dtype)
-        own = partial(optax.tree.cast_like, other_tree=theta)
+        as_theta = partial(optax.tree.cast_like, other_tree=theta)
         solved, _ = cg(
-            lambda vector: one(product(own(vector))),
+            lambda vector: one(product(as_theta(vector))),
             one(cotangent[0]),
             tol=jnp.finfo(dtype).eps,
             maxiter=num_cg_steps,
         )
         _, pull_back = jax.vjp(lambda *x: gradient(theta, *x)[0], *x)
-        return pull_back(own(jax.tree.map(jnp.negative, solved)))
+        return pull_back(as_theta(jax.tree.map(jnp.negative, solved)))
 
     root = jax.custom_vjp(steps)
     root.defvjp(forward, backward)

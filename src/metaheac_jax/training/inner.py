@@ -334,5 +334,5 @@ def _part(tree: Any, flags: Any) -> Any:
 
 def _merge(part: Any, params: Any) -> Any:
     """The parameters, where the leaves of ``part`` that are not None replace their own."""
-    choose = lambda own, other: other if own is None else own  # noqa: E731
+    choose = lambda leaf, other: other if leaf is None else leaf  # noqa: E731
     return jax.tree.map(choose, part, params, is_leaf=lambda leaf: leaf is None)

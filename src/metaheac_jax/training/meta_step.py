@@ -162,7 +162,7 @@ def build_meta_gradient(
         num_campaigns = _num_campaigns((support, query, part))
         # Scaled before they are summed, since a sum may be too large for 16 bits.
         scale = 1 / _num_judged(query, num_campaigns) if reduction == "mean" else 1.0
-        summed_gradient = jax.grad(_summed(campaign_loss, scale), has_aux=True)
+        summed_gradient = jax.grad(_sum_over_campaigns(campaign_loss, scale), has_aux=True)
         total, (losses, (support_loss, last)) = _sum_over_chunks(
             lambda batches: summed_gradient(params, batches, model_state),
             params,
@@ -230,7 +230,7 @@ def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
     return chunk
 
 
-def _summed(
+def _sum_over_campaigns(
     campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]], scale: float | Array
 ) -> Callable[[Any, tuple[Any, Any, Any], Any], tuple[Array, tuple[Array, T]]]:
     """Builds the sum of a loss over campaigns, which also returns the results of each campaign.
@@ -315,7 +315,7 @@ def build_meta_step(
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:
-        return owned(MetaState(params, optimizer.init(params), model_state))
+        return copied(MetaState(params, optimizer.init(params), model_state))
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)
@@ -328,7 +328,7 @@ def build_meta_step(
 
 
 @jit
-def owned(state: T) -> T:
+def copied(state: T) -> T:
     """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
 
     The copies are in one place, such as all devices of a mesh, and have no weak types, as what a

@@ -210,13 +210,13 @@ class Placement:
         return np.concatenate(blocks)[: self.num_rows]
 
 
-def held(rows: Array, num_held: int) -> Array:
-    """Positions of table rows among those that a device holds; ``num_held`` for all others.
+def local_rows(rows: Array, num_local: int) -> Array:
+    """Positions of table rows among those that a device holds; ``num_local`` for all others.
 
     The others, and rows below 0, are read as 0 and not written.
     """
-    place = rows - jax.lax.axis_index(ROW) * num_held
-    return jnp.where((rows >= 0) & (place >= 0) & (place < num_held), place, num_held)
+    place = rows - jax.lax.axis_index(ROW) * num_local
+    return jnp.where((rows >= 0) & (place >= 0) & (place < num_local), place, num_local)
 
 
 @functools.cache
@@ -224,8 +224,8 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
     """Builds ``read(array, start)``: `_BLOCK` rows of a split array, zero beyond its end."""
 
     def read(array: Array, start: Array) -> Array:
-        own = held(start + jnp.arange(_BLOCK), len(array))
-        return jax.lax.psum(array.at[own].get(mode="fill", fill_value=0), ROW)
+        block = local_rows(start + jnp.arange(_BLOCK), len(array))
+        return jax.lax.psum(array.at[block].get(mode="fill", fill_value=0), ROW)
 
     specs = {"in_specs": (BY_ROW, EVERYWHERE), "out_specs": EVERYWHERE}
     return jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))

@@ -16,7 +16,7 @@ from jax import Array
 from metaheac_jax.backend import jit, profile
 from metaheac_jax.table.adam import LocalRows, TableOptimizer, TableState
 from metaheac_jax.training.losses import Reduction
-from metaheac_jax.training.meta_step import owned
+from metaheac_jax.training.meta_step import copied
 from metaheac_jax.training.sharding import (
     AXES,
     BY_ITEM,
@@ -25,7 +25,7 @@ from metaheac_jax.training.sharding import (
     ROW,
     TABLE,
     Placement,
-    held,
+    local_rows,
 )
 
 P = ParamSpec("P")
@@ -132,19 +132,19 @@ def build_row_step(
     """
 
     def begin(network: Any, table: Array) -> RowState:
-        network, opt_state = owned((network, optimizer.init(network)))
+        network, opt_state = copied((network, optimizer.init(network)))
         return RowState(network, opt_state, table_optimizer.init(table))
 
     agreed: Callable[[Array], Array] = lambda finite: finite  # noqa: E731
     if placement is not None and placement.mesh.size > 1:  # else there is nothing to exchange
-        gradient, agreed = _summed(gradient, placement, reduction), _finite_on_all_rows
+        gradient, agreed = _over_devices(gradient, placement, reduction), _finite_on_all_rows
     row = _row_step(gradient, optimizer, table_optimizer, checked, agreed)
     if placement is None:
         return RowStep(jit(begin), jit(row, donate_argnums=0))
 
     def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
         rows = jnp.where(rows < placement.num_rows, rows, -1)
-        return row(state, held(rows, len(state.table.last)), *batches)
+        return row(state, local_rows(rows, len(state.table.last)), *batches)
 
     def on_mesh(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
         # No collective is differentiated, so jax need not check what varies between devices.
@@ -180,10 +180,12 @@ def build_row_step(
     return RowStep(init, waiting if wait else step)
 
 
-def _summed(gradient: Gradient[...], placement: Placement, reduction: Reduction) -> Gradient[...]:
+def _over_devices(
+    gradient: Gradient[...], placement: Placement, reduction: Reduction
+) -> Gradient[...]:
     """The gradient over all items, by all rows; the given one is over a device's own items."""
 
-    def of_all(params: Any, *batches: Any) -> tuple[Any, PlainInfo]:
+    def over_all(params: Any, *batches: Any) -> tuple[Any, PlainInfo]:
         table = jax.lax.psum(params["table"], ROW)
         grads, info = gradient({"network": params["network"], "table": table}, *batches)
         num_own = len(jax.tree.leaves(batches)[0])
@@ -191,7 +193,7 @@ def _summed(gradient: Gradient[...], placement: Placement, reduction: Reduction)
         total = lambda leaf: jax.lax.psum(leaf, AXES) * scale  # noqa: E731
         return jax.tree.map(total, grads), PlainInfo(total(info.loss))
 
-    return of_all
+    return over_all
 
 
 def _finite_on_all_rows(finite: Array) -> Array:
