@@ -20,7 +20,8 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.backend import in_threads, jit, profile
-from metaheac_jax.customising.score import Program, groups, whole_chunk
+from metaheac_jax.customising.score import Program, groups
+from metaheac_jax.data.batches import whole_chunk
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.model import Customised
 from metaheac_jax.progress import Progress

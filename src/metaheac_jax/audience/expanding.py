@@ -5,6 +5,7 @@ Axes: U users of the data, K users of an audience, G campaigns.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from scipy.special import expit
 
 from metaheac_jax.audience.best_users import Wanted, best_users
 from metaheac_jax.audience.calibration import calibrate
+from metaheac_jax.audience.sharing import Candidates, share_in_order, share_users
 from metaheac_jax.data.campaign import GROUP, Campaign, groups_of, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
@@ -23,17 +25,22 @@ from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import percent_of
 
+#: Candidates per place in an audience, if users are in few audiences; so many times more if needed.
+_MORE = 4
+
 
 def expand(
     general: General,
     data: Dataset,
-    campaigns: Campaign | int | str | Sequence[Campaign | int | str],
+    campaigns: Campaign | int | str | Sequence[Campaign | int | str] | None = None,
     *,
     size: int | None = None,
     percent: float | None = None,
     pool: UserIds | None = None,
     exclude: UserIds = (),
     probability: bool = False,
+    per_user: int | None = None,
+    by_priority: bool = False,
     hold_out: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
@@ -45,7 +52,7 @@ def expand(
     Args:
       data: the users and campaigns, with the schema of the model and one row per user.
       campaigns: one or several: ids of campaigns of the data, or campaigns from
-        `Dataset.new_campaign`.
+        `Dataset.new_campaign`; None for all that have seeds and that the model has not seen.
       size: K; fewer users are returned if there are fewer candidates.
       percent: K as a percentage of the candidates. Give exactly one of ``size`` and ``percent``.
       pool: ids, files of them, or (U,) bool: who may be in the audience; all users by default.
@@ -53,6 +60,10 @@ def expand(
       exclude: ids, or files of them, of users who are left out of these audiences only.
       probability: whether to calibrate probabilities of converting. The base rate is that of the
         campaign's seeds, without converts of audiences, among the users of the pool.
+      per_user: number of these audiences that a user may be in; None for no limit. Users are in
+        those in which most conversions are expected by calibrated probability, see
+        `sharing.share_users`; a warning says how many are lost.
+      by_priority: whether earlier campaigns choose first instead.
       hold_out: probability that a user of an audience is in its control group, see `groups_of`.
       seed: random seed of non-seeds, of customising and of calibrating.
 
@@ -60,9 +71,8 @@ def expand(
       The audiences in the order of the campaigns, best user first; ties are ordered by ascending
       user id. Columns: campaign_id (null if the campaign has none), rank from 1, user_id, score
       and, if calibrated, probability (see `calibration.line`), and with control groups group, shown
-      or control. A score of the library's methods
-      is the log-odds that a user is a seed and not a non-seed at the ratio of the two in the
-      campaign's examples, not in the pool.
+      or control. A score of the library's methods is the log-odds that a user is a seed and not a
+      non-seed at the ratio of the two in the campaign's examples, not in the pool.
 
     Raises:
       InputError: a campaign, the size or the pool makes no sense, the data has another schema or
@@ -71,12 +81,14 @@ def expand(
     """
     check_size(size, percent)
     check_hold_out(hold_out)
-    able = pool_mask(data, pool)
+    if per_user is not None:
+        check_whole("per_user", per_user, 1)
+    able = data.pool_mask(pool)
     kept = able & ~data.mask_of(exclude, "exclude")
     given = [campaigns] if isinstance(campaigns, Campaign | int | str) else campaigns
     data, wanted = find_campaigns(general, data, given, pool=able, seed=seed)
     lines = []
-    if probability:  # first, since it refuses campaigns with few seeds
+    if probability or per_user is not None:  # first, since it refuses campaigns with few seeds
         rates = [campaign.num_given_seeds / able.sum() for campaign in wanted]
         for campaign, rate in zip(wanted, rates, strict=True):
             if rate >= 1:
@@ -91,17 +103,51 @@ def expand(
     else:
         candidates = [int(kept.sum() - kept[some].sum()) for some in seeds]
         sizes = [max(1, percent_of(number, percent)) for number in candidates]
-    best = best_users([*map(Wanted, models, seeds, sizes)], data, kept, progress=progress)
+    more = 1 if per_user is None else _MORE
+    while True:
+        larger = [size * more for size in sizes]
+        best = best_users([*map(Wanted, models, seeds, larger)], data, kept, progress=progress)
+        chances = [
+            expit(slope * scores.astype(float) + intercept)
+            for (scores, _), (slope, intercept) in zip(best, lines, strict=False)
+        ]
+        if per_user is None:
+            break
+        candidates = [
+            Candidates(chance, ids, size, len(ids) < size * more)
+            for chance, (_, ids), size in zip(chances, best, sizes, strict=True)
+        ]
+        chosen = (share_in_order if by_priority else share_users)(candidates, per_user)
+        if chosen is not None:
+            warnings.warn(_lost(wanted, candidates, chosen), stacklevel=2)
+            best = [
+                (scores[own], ids[own]) for (scores, ids), own in zip(best, chosen, strict=True)
+            ]
+            chances = [chance[own] for chance, own in zip(chances, chosen, strict=True)]
+            break
+        more *= _MORE
     frames = [_frame(campaign, *top) for campaign, top in zip(wanted, best, strict=True)]
-    for place, (slope, intercept) in enumerate(lines):
-        log_odds = slope * frames[place]["score"].to_numpy().astype(float) + intercept
-        chances = expit(log_odds).astype(np.float32)
-        frames[place] = frames[place].with_columns(probability=chances)
+    for place, chance in enumerate(chances):
+        frames[place] = frames[place].with_columns(probability=chance.astype(np.float32))
     audiences = pl.concat(frames, how="vertical_relaxed")
     if hold_out:
         group = groups_of(audiences["campaign_id"], audiences["user_id"], hold_out)
         audiences = audiences.with_columns(pl.Series(GROUP, group))
     return audiences
+
+
+def _lost(
+    campaigns: Sequence[Campaign], candidates: Sequence[Candidates], chosen: Sequence[np.ndarray]
+) -> str:
+    """How many conversions are not expected because users are in few audiences, in words."""
+    free = np.array([own.chances[: own.size].sum() for own in candidates])
+    kept = np.array([own.chances[some].sum() for own, some in zip(candidates, chosen, strict=True)])
+    lost = 1 - kept / np.maximum(free, np.finfo(float).tiny)
+    worst = int(lost.argmax())
+    return (
+        f"users are in few audiences: {1 - kept.sum() / free.sum():.1%} fewer conversions are "
+        f"expected than without this limit, and {lost[worst]:.1%} for {campaigns[worst].name}"
+    )
 
 
 def _frame(campaign: Campaign, scores: np.ndarray, ids: np.ndarray) -> pl.DataFrame:
@@ -130,22 +176,10 @@ def check_size(size: int | None, percent: float | None) -> None:
         raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
 
 
-def pool_mask(data: Dataset, pool: UserIds | None) -> np.ndarray:
-    """(U,) bool, the users who are named, or all users.
-
-    Raises:
-      InputError: nobody is named, or as `user_ids.find_named`.
-    """
-    mask = np.ones(data.num_users, bool) if pool is None else data.mask_of(pool, "pool")
-    if not mask.any():
-        raise InputError("pool: nobody is in it; give ids of users")
-    return mask
-
-
 def find_campaigns(
     general: General,
     data: Dataset,
-    campaigns: Sequence[Campaign | int | str],
+    campaigns: Sequence[Campaign | int | str] | None = None,
     *,
     pool: np.ndarray | None = None,
     seed: int = 0,
@@ -153,15 +187,16 @@ def find_campaigns(
     """The data with the table rows of a model, and campaigns with these rows.
 
     Args:
-      campaigns: G ids, or campaigns that this data has made.
+      campaigns: G ids, or campaigns that this data has made; None as in `expand`.
       pool: (U,) bool, the users among whom random non-seeds are drawn; None for all.
 
     Raises:
-      InputError: there is no campaign of an id, or the data has another schema than the model.
+      InputError: there is no campaign of an id, none is new to the model, or the data has another
+        schema than the model.
     """
     encoded = data.encoded_for(general.schema, general.vocabulary)
     found = []
-    for each in campaigns:
+    for each in _new_campaigns(general, data) if campaigns is None else campaigns:
         if not isinstance(each, Campaign):
             each = encoded.campaign(encoded.index_of(each), seed=seed, pool=pool)
         elif encoded is not data:
@@ -171,7 +206,7 @@ def find_campaigns(
     return encoded, found
 
 
-def new_campaigns(general: General, data: Dataset) -> list[int | str]:
+def _new_campaigns(general: General, data: Dataset) -> list[int | str]:
     """Ids of the campaigns with seeds that a model has not seen.
 
     Raises:

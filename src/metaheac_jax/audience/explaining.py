@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.audience.expanding import expand, find_campaigns, pool_mask
+from metaheac_jax.audience.expanding import expand, find_campaigns
 from metaheac_jax.audience.held_out import (
     MIN_SEEDS,
     PERCENTS,
@@ -23,6 +23,7 @@ from metaheac_jax.audience.held_out import (
     field_importance,
     size_curve,
 )
+from metaheac_jax.audience.proxies import Proxy, find_proxies
 from metaheac_jax.audience.rates import Lift, least_effect
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -104,6 +105,7 @@ class Explanation:
       lift: what the control groups of earlier audiences of the campaign show; None without any.
       traits: values of user fields, from the most to the least over-represented.
       sensitive: values of sensitive fields.
+      proxies: how well the fields that models see tell the sensitive ones.
     """
 
     campaign: str
@@ -125,6 +127,7 @@ class Explanation:
     lift: Lift | None
     traits: Sequence[Trait]
     sensitive: Sequence[Trait]
+    proxies: Sequence[Proxy]
 
     @property
     def summary(self) -> str:
@@ -200,7 +203,7 @@ def explain(
       InputError: as in `expanding.expand`, or nobody is left for the audience.
       Diverged: weights or scores are not finite.
     """
-    able = pool_mask(data, pool)
+    able = data.pool_mask(pool)
     data, [own] = find_campaigns(general, data, [campaign], pool=able, seed=seed)
     audience = expand(
         general,
@@ -248,6 +251,7 @@ def explain(
         lift=_lift(data, own),
         traits=audience_traits(data, members, candidates),
         sensitive=sensitive_traits(data, members, candidates),
+        proxies=find_proxies(data, able, seed=seed),
     )
 
 

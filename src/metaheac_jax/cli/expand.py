@@ -45,6 +45,10 @@ class Options:
     #: Files with ids of users to leave out of these audiences. Those who opted out of everything
     #: belong in the option of that name of prepare and add.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
+    #: Number of these audiences that a user may be in: where most conversions are expected.
+    per_user: Annotated[int | None, option("N")] = None
+    #: With --per-user, the campaigns choose one after another, in the order of --campaign.
+    by_priority: bool = False
     #: Fraction of each audience to keep as a control group, which is not shown the campaign: adds a
     #: column group, shown or control.
     hold_out: Annotated[float, option("F")] = 0.0
@@ -58,7 +62,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.expanding import expand, find_campaigns, new_campaigns
+    from metaheac_jax.audience.expanding import expand, find_campaigns
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.data.table_file import FORMATS, Table, write_table
     from metaheac_jax.files import read_json
@@ -77,10 +81,8 @@ def main(options: Options) -> None:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         pool = None if options.pool is None else data.mask_of(options.pool, "pool")
-        campaigns: list[Any] = [*dict.fromkeys(options.campaign)]
-        if options.all_new:
-            campaigns = new_campaigns(general, data)
-        elif options.seeds is not None and options.attributes is not None:
+        campaigns: Any = None if options.all_new else [*dict.fromkeys(options.campaign)]
+        if options.seeds is not None and options.attributes is not None:
             attributes = read_json(options.attributes)
             if not isinstance(attributes, dict):
                 raise InputError(f'{options.attributes}: expected JSON such as {{"topic": "tea"}}')
@@ -101,6 +103,8 @@ def main(options: Options) -> None:
             pool=pool,
             exclude=options.exclude,
             probability=options.probability,
+            per_user=options.per_user,
+            by_priority=options.by_priority,
             hold_out=options.hold_out,
             progress=progress,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional
 
@@ -32,7 +32,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.expanding import find_campaigns, new_campaigns
+    from metaheac_jax.audience.expanding import find_campaigns
     from metaheac_jax.data.storage import open_dataset
     from metaheac_jax.engines.export_files import MANIFEST
     from metaheac_jax.engines.exporting import PLATFORMS, export_scorer
@@ -47,8 +47,8 @@ def main(options: Options) -> None:
     with locked(options.out), terminal.progress_display() as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        wanted: list[Any] = [*dict.fromkeys(options.campaign)]
-        data, chosen = find_campaigns(general, data, wanted or new_campaigns(general, data))
+        wanted = [*dict.fromkeys(options.campaign)] or None  # all new ones
+        data, chosen = find_campaigns(general, data, wanted)
         models = customise(general, data, chosen, progress=progress)
         export_scorer(models, options.out, progress=progress)
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 2**20

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.backend import in_threads, jit, profile
-from metaheac_jax.data.batches import check_ids, check_slots
+from metaheac_jax.data.batches import check_slots, whole_chunk
 from metaheac_jax.data.history import Hidden
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.views import UserRows
@@ -349,14 +349,3 @@ def over_users(
     starts = range(0, max(len(users), 1), chunk)
     with closing(in_threads(apply, starts, num_threads=num_threads)) as results:
         return np.concatenate(list(results))[: len(users)]
-
-
-def whole_chunk(users: UserRows, chunk: int, num_rows: int) -> np.ndarray:
-    """(P, S) table rows of users -> (chunk, S), with the pad id R after them.
-
-    Raises:
-      InputError: an id is outside the table.
-    """
-    rows = np.asarray(users)
-    check_ids(rows, num_rows, "the users' ids")
-    return np.pad(rows, ((0, chunk - len(rows)), (0, 0)), constant_values=num_rows)

@@ -91,6 +91,17 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
         )
 
 
+def whole_chunk(users: UserRows, chunk: int, num_rows: int) -> np.ndarray:
+    """(P, S) table rows of users -> (chunk, S), with the pad id R after them.
+
+    Raises:
+      InputError: an id is outside the table.
+    """
+    rows = np.asarray(users)
+    check_ids(rows, num_rows, "the users' ids")
+    return np.pad(rows, ((0, chunk - len(rows)), (0, 0)), constant_values=num_rows)
+
+
 def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
     """Refuses with an `InputError` an array that is not one or more distinct campaign indices."""
     most = dataset.num_campaigns - 1

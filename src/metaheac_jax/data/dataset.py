@@ -371,6 +371,17 @@ class Dataset:
             return named
         return find_named(named, self.user_ids, what, self.schema.user_id)[1]
 
+    def pool_mask(self, pool: UserIds | None) -> np.ndarray:
+        """Tells, as `mask_of` does, who may be in an audience; None means all users.
+
+        Raises:
+          InputError: nobody is named, or as `user_ids.find_named`.
+        """
+        mask = np.ones(self.num_users, bool) if pool is None else self.mask_of(pool, "pool")
+        if not mask.any():
+            raise InputError("pool: nobody is in it; give ids of users")
+        return mask
+
     def new_campaign(
         self,
         seeds: UserIds,

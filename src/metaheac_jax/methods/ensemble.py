@@ -38,7 +38,7 @@ from metaheac_jax.progress import prefixed
 from metaheac_jax.solvers.posterior import Examples, Gaussian, posterior_mode
 
 #: Prior variance of a share. It decides between few held-out seeds and equal shares.
-_VARIANCE = 0.005
+_VARIANCE = 0.02
 
 
 @dataclass(frozen=True)
