@@ -14,6 +14,7 @@ from metaheac_jax.backend import processor
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import MANIFEST, General, Judgement, load, save
 from metaheac_jax.schema import Vocabulary
+from metaheac_jax.sealed import write_manifest
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
 
@@ -77,6 +78,23 @@ FILES = (
     "state/text.npy",
     *(f"values/{field.name}.npy" for field in DATA.schema.fields),
 )
+
+
+@pytest.mark.parametrize("end", [None, 1.5, "x"])
+def test_the_end_may_be_absent(tmp_path, end):
+    """A model of an older version has none."""
+    save(replace(small(), end=7), tmp_path / "model")
+    path = tmp_path / "model" / MANIFEST
+    body = json.loads(path.read_text())
+    assert load(path.parent).end == body.pop("end") == 7
+    body |= {} if end is None else {"end": end}
+    del body["digest"]
+    write_manifest(path, body)
+    if end is None:
+        assert load(path.parent).end is None
+        return
+    with pytest.raises(InputError, match=rf"^{path}: end is {end!r}"):
+        load(path.parent)
 
 
 def refused(folder, name):

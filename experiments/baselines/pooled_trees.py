@@ -1,28 +1,31 @@
-"""One set of gradient-boosted trees for all campaigns, which read the scores of other methods.
+"""One model for the examples of all campaigns, which reads the scores of other methods.
 
-The trees learn from the pooled examples of the training campaigns: the values of the user and of
+The model learns from the pooled examples of the training campaigns: the values of the user and of
 the campaign, and the score of an LR that was fitted to the campaign's other examples (three folds).
-They may read further scores, of general models that were trained without the campaign and then
+It may read further scores, of general models that were trained without the campaign and then
 customised to its other examples. For a new campaign, LR and general models of all training
-campaigns are customised; the trees stay the same. They are not in the paper and need LightGBM.
+campaigns are customised; the pooled model stays the same. Trees need LightGBM; see `rival` for
+other models. None is in the paper.
 
 Axes: P users, S slots of a user, N campaign fields, R table rows, L list lengths, E methods besides
-LR whose scores are read.
+LR whose scores are read, F = 1 + E + L + R features.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from itertools import product
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, vstack
 
 from experiments.baselines.similarity import indicators
-from experiments.baselines.trees import booster_of, fit_matrix
+from experiments.baselines.trees import booster_of, cross_validate, fit_matrix
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -43,6 +46,7 @@ from metaheac_jax.methods import (
     register,
 )
 from metaheac_jax.methods.held_out_campaigns import halve_each, offline_of
+from metaheac_jax.methods.method import ConfigT
 from metaheac_jax.model import Scorer, State, on_device
 from metaheac_jax.progress import silent
 from metaheac_jax.solvers.regression import fit_regression
@@ -50,9 +54,11 @@ from metaheac_jax.table.sparse import value_counts
 
 #: Customises a general model to campaigns.
 Customiser = Callable[[Sequence[Campaign]], Sequence[Scorer]]
+#: (P, F) features, (P,) base log-odds -> (P,) log-odds.
+Predictor = Callable[[csr_matrix, np.ndarray], np.ndarray]
 _FOLDS = 3  # of a campaign's examples, and of the campaigns that other models are trained without
 _MAX_EXAMPLES = 20_000  # of a training campaign
-#: Parameters of the trees; they are not tuned. Held-out campaigns determine their number.
+#: Parameters of the trees, before tuning.
 TREES = {
     "num_iterations": 1000,
     "learning_rate": 0.05,
@@ -60,42 +66,55 @@ TREES = {
     "min_data_in_leaf": 100,
     "lambda_l2": 10.0,
 }
+#: Values that are tried, each with each, where settings are tuned.
+TUNED = {
+    "num_leaves": (15, 31, 63),
+    "min_data_in_leaf": (20, 100, 500),
+    "learning_rate": (0.02, 0.05, 0.1),
+}
+_PATIENCE = 50  # number of trees without a lower loss on left-out campaigns
 
 
-#: Number of trees if no campaigns are held out.
-NUM_TREES = 200
+class Rows(NamedTuple):
+    """Examples of some campaigns.
+
+    Attributes:
+      features: (P, F).
+      labels: (P,) 1 for a seed, 0 for a non-seed.
+      base: (P,) log-odds of a seed in the campaign; scores among the features are relative to it.
+      campaigns: (P,) indices.
+    """
+
+    features: csr_matrix
+    labels: np.ndarray
+    base: np.ndarray
+    campaigns: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """Joins the examples of several campaigns."""
+        features, *others = zip(*parts, strict=True)
+        return cls(csr_matrix(vstack(features)), *map(np.concatenate, others))
 
 
-@dataclass(frozen=True)
-class TreesConfig(Config):
-    """Settings of the trees."""
-
-    patience: int | None = 50
-    """Number of trees without a lower loss on held-out campaigns after which training stops; None
-    holds none out, and there are `NUM_TREES` trees."""
-
-
-TreesConfigT = TypeVar("TreesConfigT", bound=TreesConfig)
-
-
-@register
-class PooledTrees(Method[TreesConfigT]):
-    """Trees on the pooled examples of all training campaigns, over the scores of LR."""
-
-    name, label, default = "pooled-trees", "Pooled trees over LR", TreesConfig()
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether held-out campaigns determine the number of trees."""
-        return self.config.patience is not None
+class Pooled(Method[ConfigT]):
+    """One model of the pooled examples of all training campaigns, over the scores of LR."""
 
     @property
     def others(self) -> Sequence[Method[Any]]:
         """The methods besides LR whose scores are read."""
         return ()
 
+    @abstractmethod
+    def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
+        """Learns from examples of the training campaigns, judged by those of held-out ones."""
+
+    @abstractmethod
+    def predictor(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> Predictor:
+        """The model that `learn` has learned, for new campaigns."""
+
     def train(self, offline: Offline) -> Trained:
-        """Fits the trees to scores of examples that neither LR nor another model has seen.
+        """Learns from scores of examples that neither LR nor another model has seen.
 
         Raises:
           InputError: other models' scores are read, and users have histories, which would show
@@ -110,25 +129,19 @@ class PooledTrees(Method[TreesConfigT]):
                 )
             order = generator(offline.seed, 0).permutation(offline.campaigns)
             parts = [np.sort(part) for part in np.array_split(order, _FOLDS)]
-        each, online = [], Online(offline.dataset, offline.seed)
+        each, online = list[Rows](), Online(offline.dataset, offline.seed)
         for number, part in enumerate(parts):
             states = self._states(offline, np.setdiff1d(offline.campaigns, part), number)
             each.append(rows_of(offline, part, self._customisers(online, states)))
-        features, labels, base = zip(*each, strict=True)
-        training = csr_matrix(vstack(features)), np.concatenate(labels), np.concatenate(base)
         states, held_out = self._states(offline, offline.campaigns, len(parts)), None
         if len(offline.held_out):
             held_out = rows_of(offline, offline.held_out, self._customisers(online, states))
-        settings, patience = TREES, self.config.patience
-        if patience is None:
-            settings, patience = {**TREES, "num_iterations": NUM_TREES}, 0
-        trees = fit_matrix(*training, settings, held_out=held_out, patience=patience)
-        return Trained({"trees": np.frombuffer(trees.encode(), np.uint8), **states})
+        return Trained({"pooled": self.learn(offline, Rows.join(each), held_out), **states})
 
     def _states(self, offline: Offline, campaigns: np.ndarray, number: int) -> dict[str, State]:
         """The general models of the other methods, trained on these campaigns.
 
-        Held-out campaigns choose but teach nothing: they determine the number of trees.
+        Held-out campaigns choose but teach nothing: they judge the pooled model.
         """
         folder = offline.directory and offline.directory / str(number)
         part = replace(offline, campaigns=campaigns, directory=folder)
@@ -143,8 +156,8 @@ class PooledTrees(Method[TreesConfigT]):
         return [partial(own.customise, quiet, on_device(states[own.name])) for own in self.others]
 
     def adapt(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        """Fits LR, and customises the other models, to each campaign; all have the same trees."""
-        booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
+        """Fits LR, and customises the other models, to each campaign; all share one model."""
+        predict = self.predictor(online, state["pooled"], campaigns)
 
         def scorer(campaign: Campaign, *models: Scorer) -> Scorer:
             base = _base(campaign)
@@ -153,7 +166,7 @@ class PooledTrees(Method[TreesConfigT]):
                 rows = np.asarray(users[:])
                 scores = np.column_stack([model(rows) for model in models]) - base
                 features = _features(online.dataset, rows, campaign.rows, scores)
-                return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
+                return predict(features, np.full(len(rows), base))
 
             return score
 
@@ -164,9 +177,74 @@ class PooledTrees(Method[TreesConfigT]):
         return list(map(scorer, campaigns, *each))
 
 
+@register
+class PooledTrees(Pooled[ConfigT]):
+    """Trees on the pooled examples, with the same settings on all data."""
+
+    name, label, default = "pooled-trees", "Pooled trees over LR", Config()
+
+    @property
+    def holds_out(self) -> bool:
+        """Held-out campaigns determine the number of trees."""
+        return True
+
+    def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
+        """Fits trees until their loss on held-out campaigns no longer falls."""
+        del offline
+        judged = None if held_out is None else held_out[:3]
+        return _as_bytes(fit_matrix(*rows[:3], TREES, held_out=judged, patience=_PATIENCE))
+
+    def predictor(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> Predictor:
+        """The trees, which are the same for all campaigns."""
+        del online, campaigns
+        booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
+
+        def predict(features: csr_matrix, base: np.ndarray) -> np.ndarray:
+            return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
+
+        return predict
+
+
+@register
+class TunedTrees(PooledTrees[Config]):
+    """Trees on the pooled examples, with settings chosen by cross-validation over campaigns.
+
+    Each third of the training campaigns judges trees of the others. The lowest mean loss chooses
+    settings and number of trees, and the trees of all training campaigns are those that are used.
+    """
+
+    name, label = "pooled-trees-tuned", "Pooled trees over LR, tuned"
+
+    @property
+    def holds_out(self) -> bool:
+        """Cross-validation takes all training campaigns."""
+        return False
+
+    def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
+        """Chooses settings, then fits trees with them to all training campaigns."""
+        del held_out
+        order = generator(offline.seed, 0).permutation(offline.campaigns)
+        parts = [np.isin(rows.campaigns, part) for part in np.array_split(order, _FOLDS)]
+        found = list[tuple[float, dict[str, Any]]]()
+        tried = [dict(zip(TUNED, values, strict=True)) for values in product(*TUNED.values())]
+        for number, own in enumerate(tried):
+            loss, own["num_iterations"] = cross_validate(
+                *rows[:3], {**TREES, **own}, parts, _PATIENCE
+            )
+            found.append((loss, own))
+            offline.progress(f"{offline.label}: tuning", number + 1, len(tried))
+        _, chosen = min(found, key=lambda pair: pair[0])
+        offline.progress(f"{offline.label}: {chosen}", 1, 1)
+        return _as_bytes(fit_matrix(*rows[:3], {**TREES, **chosen}))
+
+
+def _as_bytes(trees: str) -> State:
+    return {"trees": np.frombuffer(trees.encode(), np.uint8)}
+
+
 @dataclass(frozen=True)
-class TreesOverModelsConfig(TreesConfig):
-    """Settings of the trees, and of the methods whose scores they read."""
+class TreesOverModelsConfig(Config):
+    """Settings of the methods whose scores the trees read."""
 
     head: SolvedHeadConfig = field(default_factory=SolvedHeadConfig)
     prior: LearnedPriorConfig = field(default_factory=LearnedPriorConfig)
@@ -202,12 +280,12 @@ class TreesOverModels(TreesOverHead):
 
 def rows_of(
     offline: Offline, campaigns: np.ndarray, customisers: Sequence[Customiser] = ()
-) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
-    """Features, labels and base log-odds of the examples of campaigns, given by index.
+) -> Rows:
+    """The examples of campaigns, given by index.
 
     The scores of a fold of a campaign come from its other folds, by LR and by each customiser.
     """
-    own, parts = offline.lengthened(True), list[Any]()
+    own, parts = offline.lengthened(True), list[Rows]()
     penalty = configured("lr-lengths").config.penalty
     for number, c in enumerate(campaigns.tolist()):
         campaign, rng = offline.dataset.campaign(c), generator(offline.seed, c)
@@ -226,10 +304,10 @@ def rows_of(
             for column, models in enumerate(each, start=1):
                 scores[out, column] = models[left_out](users[out]) - base
         features = _features(offline.dataset, users, campaign.rows, scores)
-        parts.append((features, campaign.labels, np.full(len(fold), base)))
+        size = len(fold)
+        parts.append(Rows(features, campaign.labels, np.full(size, base), np.full(size, c)))
         offline.progress(f"{offline.label}: scores", number + 1, len(campaigns))
-    features, labels, base = zip(*parts, strict=True)
-    return csr_matrix(vstack(features)), np.concatenate(labels), np.concatenate(base)
+    return Rows.join(parts)
 
 
 def _base(campaign: Campaign) -> float:
@@ -241,7 +319,7 @@ def _base(campaign: Campaign) -> float:
 def _features(
     dataset: Dataset, users: np.ndarray, campaign: np.ndarray, scores: np.ndarray
 ) -> csr_matrix:
-    """(P, S) users, (N,) campaign and (P, 1 + E) scores -> (P, 1 + E + L + R).
+    """(P, S) users, (N,) campaign and (P, 1 + E) scores -> (P, F).
 
     There are L list lengths, and an indicator of each value.
     """

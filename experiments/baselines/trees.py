@@ -95,6 +95,31 @@ def fit_matrix(
     return lgb.train(parameters, data, valid_sets=[judged], callbacks=[stop]).model_to_string()
 
 
+def cross_validate(
+    features: csr_matrix,
+    label: np.ndarray,
+    start: np.ndarray,
+    settings: dict[str, Any],
+    parts: Sequence[np.ndarray],
+    patience: int,
+) -> tuple[float, int]:
+    """The lowest mean loss on the parts, by trees of the other parts, and their number of trees.
+
+    Args:
+      features, label, start, settings, patience: as in `fit_matrix`.
+      parts: (P,) masks of the examples; together all of them.
+    """
+    import lightgbm as lgb
+
+    data = lgb.Dataset(features, label, init_score=start)
+    pairs = [(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
+    stop = lgb.early_stopping(patience, verbose=False)
+    parameters = {**_COMMON, **settings, "metric": "binary_logloss"}
+    found: dict[str, Any] = lgb.cv(parameters, data, folds=pairs, callbacks=[stop])
+    losses = found["valid binary_logloss-mean"]
+    return float(losses[-1]), len(losses)  # up to the best
+
+
 def booster_of(trees: str) -> Any:
     """The trees in LightGBM's text format, for predictions."""
     import lightgbm as lgb

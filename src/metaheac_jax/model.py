@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from metaheac_jax.backend import jit, processor
-from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, read_array
+from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.views import UserRows
@@ -199,7 +199,7 @@ FORMAT = "metaheac_jax general model 4"
 MANIFEST = "model.json"
 _OPTIMIZER = "optimizer"  # the subfolder for further training
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
-#: Attributes of a general model that are plain data.
+#: Attributes of a general model that are plain data, besides ``end``, which older ones lack.
 _PLAIN = {
     "method": str,
     "config": dict,
@@ -208,7 +208,6 @@ _PLAIN = {
     "seed": COUNT,
     "judgements": [[COUNT, float, float]],
     "held_out": [(int, str)],
-    "end": (int, type(None)),
 }
 
 
@@ -229,7 +228,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
         "schema": general.schema.to_json(),
         "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         "processor": processor(),
-        **{name: getattr(general, name) for name in _PLAIN},
+        **{name: getattr(general, name) for name in (*_PLAIN, "end")},
     }
     with new_directory(Path(directory), marker=MANIFEST) as folder:
         files = []
@@ -282,7 +281,8 @@ def _read(folder: Path, optimizer: bool, progress: Progress = silent) -> General
         arrays = {top: _under(top, flat) for top in ("values", "state", _OPTIMIZER)}
     except TypeError as error:
         raise InputError(f"{folder}: a file has the name of a folder; {_REMEDY}") from error
-    plain = {name: body[name] for name in _PLAIN}
+    check_plain(body.get("end"), (int, type(None)), f"{folder / MANIFEST}: end", _REMEDY)
+    plain: dict[str, Any] = {"end": body.get("end")} | {name: body[name] for name in _PLAIN}
     plain |= {name: tuple(body[name]) for name in ("campaigns", "held_out")}
     return General(
         schema=schema,

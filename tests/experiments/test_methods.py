@@ -48,7 +48,7 @@ def test_a_setting_is_the_presets_then_what_was_chosen_then_what_is_set(chosen):
     assert other.config == configured("lr").config
     assert config_of("metaheac", preset="official") == OFFICIAL
     # MetaHeac does not have this setting.
-    assert config_of("pooled-trees", changes=["patience=3"]).patience == 3
+    assert config_of("lr", changes=["penalty=3"]).penalty == 3
 
 
 def test_a_choice_can_be_that_of_another_method(chosen):

@@ -307,6 +307,7 @@ PLACE = {"processor": "x"}
 
 def small_world(folder):
     """The part of a simulated world that answers."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     rng = np.random.default_rng(0)
     arrays = {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
-from metaheac_jax.data.campaign import OPTIONAL, Examples
+from metaheac_jax.data.campaign import OPTIONAL, WEIGHT, Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.data.views import UserRows, UserView
@@ -180,7 +180,8 @@ def _columns(
         }
         for own, default in OPTIONAL.items():
             if f"{name}_{own}" in found:
-                columns[f"{name}_{own}"] = Column(np.asarray(default).dtype.str[1:], (count,))
+                low = np.nextafter(0, 1) if own == WEIGHT else -np.inf
+                columns[f"{name}_{own}"] = Column(np.asarray(default).dtype.str[1:], (count,), low)
     for name in manifest["sensitive"]:
         columns[f"sensitive_values_{name}"] = Column("U", (f"values of {name}",))
         codes = Column("i4", (users, f"slots of {name}"), 0, f"values of {name} + 1")

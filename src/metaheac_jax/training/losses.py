@@ -25,7 +25,7 @@ def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:
 
 
 def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
-    """(...,) values and weights, 0 or 1 -> the sum, or mean, of those with weight 1; 0 if none."""
+    """(...,) values and weights -> their weighted sum, or mean; 0 if all weights are 0."""
     total = jnp.sum(values * weight)
     count = jnp.sum(weight)
     return total if reduction == "sum" else total / jnp.where(count > 0, count, 1)

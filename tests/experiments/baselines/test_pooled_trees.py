@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from toy import aucs, dataset, with_own_rows
 
 import metaheac_jax as mh
@@ -25,9 +26,9 @@ def remembering(counts, labels, penalty):
 
 def test_lr_has_not_seen_the_examples_whose_scores_the_trees_learn_from(monkeypatch):
     monkeypatch.setattr(pooled_trees, "fit_regression", remembering)
-    features, labels, base = pooled_trees.rows_of(Offline(with_own_rows(DATA), TRAIN, 0), TRAIN)
-    assert features.shape[0] == len(labels) == len(base) > 0
-    np.testing.assert_allclose(features[:, 0].toarray().ravel() + base, 0, atol=1e-9)
+    rows = pooled_trees.rows_of(Offline(with_own_rows(DATA), TRAIN, 0), TRAIN)
+    assert rows.features.shape[0] == len(rows.labels) == len(rows.base) > 0
+    np.testing.assert_allclose(rows.features[:, 0].toarray().ravel() + rows.base, 0, atol=1e-9)
 
 
 def test_pooled_trees_rank_by_the_scores_that_they_read():
@@ -39,6 +40,50 @@ def test_pooled_trees_rank_by_the_scores_that_they_read():
     for model, other in zip(models, alone, strict=True):
         pair = model(DATA.user_rows), other.score(DATA.user_rows)
         assert np.corrcoef(pair)[0, 1] > 0.5
+
+
+def test_trees_are_tuned_on_campaigns_that_they_have_not_seen_and_fitted_to_all(monkeypatch):
+    tried, fitted = [], []
+
+    def judge(features, labels, base, settings, parts, patience):
+        tried.append(settings)
+        np.testing.assert_array_equal(np.sum(parts, axis=0), 1)
+        sizes = [[np.unique(rows.campaigns[part]).size for part in parts] for rows in seen]
+        assert sizes == [[6, 6, 6]]  # each campaign in one part
+        far = abs(settings["num_leaves"] - 15) + abs(settings["min_data_in_leaf"] - 500)
+        return far + settings["learning_rate"], 7
+
+    seen, real = [], pooled_trees.rows_of
+    monkeypatch.setattr(pooled_trees, "rows_of", lambda *of: seen.append(real(*of)) or seen[-1])
+    monkeypatch.setattr(pooled_trees, "cross_validate", judge)
+    fit = pooled_trees.fit_matrix
+    monkeypatch.setattr(pooled_trees, "fit_matrix", lambda *of: fitted.append(of) or fit(*of))
+    general = mh.fit(DATA, "pooled-trees-tuned", campaigns=TRAIN)
+    [(features, *_, settings)] = fitted
+    assert len(tried) == 27
+    assert features.shape == seen[0].features.shape
+    assert set(np.unique(seen[0].campaigns)) == set(TRAIN)
+    chosen = {"num_leaves": 15, "min_data_in_leaf": 500, "learning_rate": 0.02}
+    assert settings == pooled_trees.TREES | chosen | {"num_iterations": 7}
+    assert not general.held_out
+
+
+def test_cross_validation_judges_trees_on_examples_that_they_have_not_seen():
+    rng = np.random.default_rng(0)
+    signal, label = rng.normal(size=3000), rng.integers(2, size=3000)
+    parts = list(np.arange(3)[:, None] == np.repeat(np.arange(3), 1000))
+    settings = pooled_trees.TREES | {"min_data_in_leaf": 5}
+
+    def judged(column, start):
+        features = csr_matrix(column[:, None])
+        return pooled_trees.cross_validate(features, label, start, settings, parts, 10)
+
+    noise, few = judged(signal, np.zeros(3000))
+    known, many = judged(signal + 3 * label, np.zeros(3000))
+    assert noise == pytest.approx(np.log(2), abs=0.01)
+    assert known < 0.3
+    assert few < many
+    assert judged(signal, 4.0 * (2 * label - 1))[0] == pytest.approx(np.log1p(np.exp(-4)), abs=0.01)
 
 
 class Remembering(Method):
