@@ -14,6 +14,7 @@ from experiments.comparison.run import Data
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import LogisticRegression, MetaHeacMethod, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.progress import silent
 
 
@@ -42,6 +43,8 @@ def scorers_of(quality, dataset, campaigns):
 class Ranker(LogisticRegression):
     """A method that takes no steps and whose scorers have the quality of its penalty."""
 
+    columns = Method.columns
+
     def train(self, offline):
         return Trained({})
 
@@ -52,6 +55,7 @@ class Ranker(LogisticRegression):
 class Stepper(MetaHeacMethod):
     """A method that takes steps, as a test says; customising makes its scorers good."""
 
+    columns = Method.columns
     train_as = staticmethod(lambda run: Trained({}))
 
     def train(self, offline):
