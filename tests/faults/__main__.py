@@ -11,8 +11,8 @@ from faults import flips, forgeries, kills, removals, spellings  # noqa: E402
 from faults.scene import TASKS, Scene  # noqa: E402
 
 #: Trials of each kind: of each task, of each kind of file, or in all.
-TRIALS = {"kills": 2, "flips": 6, "writers": 1, "removals": 40}
-TRIALS |= {"spellings": 240, "forgetting": 14, "forgeries": 20, "tables": 1, "stops": 6}
+TRIALS = {"kills": 2, "flips": 6, "writers": 1, "removals": 20}
+TRIALS |= {"spellings": 120, "forgetting": 7, "forgeries": 10, "tables": 1, "stops": 3}
 
 
 def run(kind, scene, trials):
