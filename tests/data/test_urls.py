@@ -72,7 +72,7 @@ def test_csv_by_url(bucket, tmp_path):
 
 
 def test_what_is_not_there_is_named(bucket, tmp_path):
-    with pytest.raises(InputError, match=f"s3://{BUCKET}/empty: has no users.parquet"):
+    with pytest.raises(InputError, match=f"s3://{BUCKET}/empty: has no users"):
         mh.prepare(f"s3://{BUCKET}/empty", tmp_path / "data")
     with pytest.raises(InputError, match=f"s3://{BUCKET}/none.parquet: no such file"):
         Table(f"s3://{BUCKET}/none.parquet")
