@@ -4,8 +4,8 @@ The model learns from the pooled examples of the training campaigns: the values 
 the campaign, and the score of an LR that was fitted to the campaign's other examples (three folds).
 It may read further scores, of general models that were trained without the campaign and then
 customised to its other examples. For a new campaign, LR and general models of all training
-campaigns are customised; the pooled model stays the same. Trees need LightGBM; see `rival` for
-other models. None is in the paper.
+campaigns are customised; the pooled model stays the same. Trees need LightGBM. None is in the
+paper.
 
 Axes: P users, S slots of a user, N campaign fields, R table rows, L list lengths, E methods besides
 LR whose scores are read, F = 1 + E + L + R features.
@@ -13,11 +13,11 @@ LR whose scores are read, F = 1 + E + L + R features.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix, hstack, vstack
 
 from experiments.baselines.similarity import indicators
 from experiments.baselines.trees import booster_of, cross_validate, fit_matrix
-from metaheac_jax.data.batches import generator
+from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import folds
@@ -66,7 +66,7 @@ TREES = {
     "min_data_in_leaf": 100,
     "lambda_l2": 10.0,
 }
-#: Values that are tried, each with each, where settings are tuned.
+#: Values that are tried where settings are tuned.
 TUNED = {
     "num_leaves": (15, 31, 63),
     "min_data_in_leaf": (20, 100, 500),
@@ -89,6 +89,11 @@ class Rows(NamedTuple):
     labels: np.ndarray
     base: np.ndarray
     campaigns: np.ndarray
+
+    def pick(self, examples: np.ndarray) -> Rows:
+        """Picks examples by position."""
+        features: Any = self.features[examples]
+        return Rows(features, *(column[examples] for column in self[1:]))
 
     @classmethod
     def join(cls, parts: Sequence[Rows]) -> Rows:
@@ -160,12 +165,12 @@ class Pooled(Method[ConfigT]):
         predict = self.predictor(online, state["pooled"], campaigns)
 
         def scorer(campaign: Campaign, *models: Scorer) -> Scorer:
-            base = _base(campaign)
+            base = base_of(campaign)
 
             def score(users: UserRows) -> np.ndarray:
                 rows = np.asarray(users[:])
                 scores = np.column_stack([model(rows) for model in models]) - base
-                features = _features(online.dataset, rows, campaign.rows, scores)
+                features = features_of(online.dataset, rows, campaign.rows, scores)
                 return predict(features, np.full(len(rows), base))
 
             return score
@@ -205,15 +210,26 @@ class PooledTrees(Pooled[ConfigT]):
         return predict
 
 
+@dataclass(frozen=True)
+class TunedTreesConfig(Config):
+    """Settings of the tuned trees."""
+
+    tuning_examples: int = 150_000
+    """Number of examples that settings are tuned on, at random if there are more."""
+
+
 @register
-class TunedTrees(PooledTrees[Config]):
+class TunedTrees(PooledTrees[TunedTreesConfig]):
     """Trees on the pooled examples, with settings chosen by cross-validation over campaigns.
 
-    Each third of the training campaigns judges trees of the others. The lowest mean loss chooses
-    settings and number of trees, and the trees of all training campaigns are those that are used.
+    Each third of the training campaigns judges trees of the others. One setting after another takes
+    the value with the lowest mean loss, until none changes. The trees of all training campaigns are
+    those that are used, as many as had the lowest loss; if settings were tuned on some examples,
+    then on the first third, by trees of all examples of the others.
     """
 
     name, label = "pooled-trees-tuned", "Pooled trees over LR, tuned"
+    default = TunedTreesConfig()
 
     @property
     def holds_out(self) -> bool:
@@ -223,19 +239,32 @@ class TunedTrees(PooledTrees[Config]):
     def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
         """Chooses settings, then fits trees with them to all training campaigns."""
         del held_out
-        order = generator(offline.seed, 0).permutation(offline.campaigns)
+        rng = generator(offline.seed, 0)
+        order = rng.permutation(offline.campaigns)
         parts = [np.isin(rows.campaigns, part) for part in np.array_split(order, _FOLDS)]
-        found = list[tuple[float, dict[str, Any]]]()
-        tried = [dict(zip(TUNED, values, strict=True)) for values in product(*TUNED.values())]
-        for number, own in enumerate(tried):
-            loss, own["num_iterations"] = cross_validate(
-                *rows[:3], {**TREES, **own}, parts, _PATIENCE
-            )
-            found.append((loss, own))
-            offline.progress(f"{offline.label}: tuning", number + 1, len(tried))
-        _, chosen = min(found, key=lambda pair: pair[0])
+        size = len(rows.labels)
+        some = np.sort(rng.permutation(size)[: self.config.tuning_examples])
+        sample, own = rows.pick(some), [part[some] for part in parts]
+
+        @functools.cache
+        def judge(*values: Any) -> tuple[float, int]:
+            settings = dict(zip(TUNED, values, strict=True))
+            judged = cross_validate(*sample[:3], TREES | settings, own, _PATIENCE)
+            offline.progress(f"{offline.label}: loss {judged[0]:.5f} with {settings}", 1, 1)
+            return judged
+
+        chosen, before = dict[str, Any](TREES), None
+        while chosen != before:
+            before = dict(chosen)
+            for name, values in TUNED.items():
+                tried = [chosen | {name: value} for value in values]
+                chosen = min(tried, key=lambda these: judge(*map(these.get, TUNED)))
+        _, number = judge(*map(chosen.get, TUNED))
+        if size > len(some):  # more examples carry more trees
+            _, number = cross_validate(*rows[:3], chosen, parts[:1], _PATIENCE)
+        chosen |= {"num_iterations": number}
         offline.progress(f"{offline.label}: {chosen}", 1, 1)
-        return _as_bytes(fit_matrix(*rows[:3], {**TREES, **chosen}))
+        return _as_bytes(fit_matrix(*rows[:3], chosen))
 
 
 def _as_bytes(trees: str) -> State:
@@ -285,38 +314,51 @@ def rows_of(
 
     The scores of a fold of a campaign come from its other folds, by LR and by each customiser.
     """
-    own, parts = offline.lengthened(True), list[Rows]()
-    penalty = configured("lr-lengths").config.penalty
+    parts = list[Rows]()
     for number, c in enumerate(campaigns.tolist()):
         campaign, rng = offline.dataset.campaign(c), generator(offline.seed, c)
         campaign = campaign.pick(rng.permutation(len(campaign.labels))[:_MAX_EXAMPLES])
-        fold = folds(campaign.labels, _FOLDS, np.arange(len(campaign.labels)))
-        longer = own.dataset.user_rows.of_examples(campaign.users, c)
-        counts = value_counts(longer, own.dataset.num_rows)
-        users, base = offline.dataset.user_rows.of_examples(campaign.users, c), _base(campaign)
-        scores = np.zeros((len(fold), 1 + len(customisers)))
-        others = [campaign.pick(fold != n) for n in range(_FOLDS)]
-        each = [customiser(others) for customiser in customisers]
-        for left_out in range(_FOLDS):
-            out = fold == left_out
-            weights, bias = fit_regression(csr_matrix(counts[~out]), campaign.labels[~out], penalty)
-            scores[out, 0] = counts[out] @ weights + bias - base
-            for column, models in enumerate(each, start=1):
-                scores[out, column] = models[left_out](users[out]) - base
-        features = _features(offline.dataset, users, campaign.rows, scores)
-        size = len(fold)
+        users, base = campaign_examples(offline.dataset, campaign).ids.user, base_of(campaign)
+        scores = unseen_scores(offline.dataset, campaign, users, customisers)
+        features, size = features_of(offline.dataset, users, campaign.rows, scores), len(users)
         parts.append(Rows(features, campaign.labels, np.full(size, base), np.full(size, c)))
         offline.progress(f"{offline.label}: scores", number + 1, len(campaigns))
     return Rows.join(parts)
 
 
-def _base(campaign: Campaign) -> float:
+def unseen_scores(
+    dataset: Dataset,
+    campaign: Campaign,
+    users: np.ndarray,
+    customisers: Sequence[Customiser] = (),
+) -> np.ndarray:
+    """(P, S) users of a campaign's examples -> (P, 1 + E) scores relative to its log-odds.
+
+    Those of a fold come from the other folds, by LR with list lengths and by each customiser.
+    """
+    penalty, base = configured("lr-lengths").config.penalty, base_of(campaign)
+    longer, lengths = dataset.lengthened()
+    counts = value_counts(lengths(users), longer.num_rows)
+    fold = folds(campaign.labels, _FOLDS, np.arange(len(users)))
+    scores = np.zeros((len(fold), 1 + len(customisers)))
+    others = [campaign.pick(fold != n) for n in range(_FOLDS)]
+    each = [customiser(others) for customiser in customisers]
+    for left_out in range(_FOLDS):
+        out = fold == left_out
+        weights, bias = fit_regression(csr_matrix(counts[~out]), campaign.labels[~out], penalty)
+        scores[out, 0] = counts[out] @ weights + bias - base
+        for column, models in enumerate(each, start=1):
+            scores[out, column] = models[left_out](users[out]) - base
+    return scores
+
+
+def base_of(campaign: Campaign) -> float:
     """Log-odds of a seed among a campaign's examples, counting one more of each label."""
     seeds = campaign.labels.sum()
     return float(np.log((seeds + 1) / (len(campaign.labels) - seeds + 1)))
 
 
-def _features(
+def features_of(
     dataset: Dataset, users: np.ndarray, campaign: np.ndarray, scores: np.ndarray
 ) -> csr_matrix:
     """(P, S) users, (N,) campaign and (P, 1 + E) scores -> (P, F).

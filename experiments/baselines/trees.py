@@ -107,7 +107,7 @@ def cross_validate(
 
     Args:
       features, label, start, settings, patience: as in `fit_matrix`.
-      parts: (P,) masks of the examples; together all of them.
+      parts: (P,) masks of the examples that are judged; the trees have seen all others.
     """
     import lightgbm as lgb
 

@@ -39,6 +39,10 @@ class RunOptions:
     random for training, or what the authors' program does."""
     methods: tuple[str, ...]
     """Methods to train, by name. An unknown name prints the list."""
+    rival: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:CLASS NAME=VALUE")] = ()
+    """A classifier with scikit-learn's interface to compare with, such as
+    sklearn.ensemble:HistGradientBoostingClassifier, and its arguments, such as max_iter=200. It
+    is fitted to each campaign's examples; --set columns, scores or most changes what it sees."""
     runs: int = 1
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
@@ -66,7 +70,12 @@ class RunOptions:
         """
         check_whole("--runs", self.runs, 1)
         check_whole("--seed", self.seed, 0)
-        return build_methods(self.methods, preset=self.preset, world=world, changes=self.set, **own)
+        names, changes = self.methods, self.set
+        if self.rival:
+            classifier, *arguments = self.rival
+            given = (f"classifier={classifier}", f"arguments={' '.join(arguments)}")
+            names, changes = (*names, "rival"), (*changes, *given)
+        return build_methods(names, preset=self.preset, world=world, changes=changes, **own)
 
 
 def compare(
