@@ -22,8 +22,9 @@ class Options(RunOptions):
     """Trains and judges the methods on a survey of real people; writes a report."""
 
     methods: tuple[str, ...] = ("lr", "metaheac", "solved-head", "learned-prior", "ensemble")
-    survey: Literal["occupations", "opinions"] = "occupations"
-    """Who is looked for: people of an occupation, or people who give an answer."""
+    survey: Literal["occupations", "opinions", "census"] = "occupations"
+    """Who is looked for: people of an occupation, people who give an answer, or people of an
+    occupation or industry in a census."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/people")

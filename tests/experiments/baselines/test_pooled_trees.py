@@ -11,7 +11,7 @@ import metaheac_jax as mh
 from experiments.baselines import pooled_trees
 from metaheac_jax.data.history import with_histories
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import Method, Offline, Online, Trained
+from metaheac_jax.methods import Method, Offline, Online, Trained, configured
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
 DATA = dataset(users=900, campaigns=24, per_campaign=200, tastes=2)
@@ -60,12 +60,31 @@ def test_trees_are_tuned_on_campaigns_that_they_have_not_seen_and_fitted_to_all(
     monkeypatch.setattr(pooled_trees, "fit_matrix", lambda *of: fitted.append(of) or fit(*of))
     general = mh.fit(DATA, "pooled-trees-tuned", campaigns=TRAIN)
     [(features, *_, settings)] = fitted
-    assert len(tried) == 27
+    assert len(tried) < 27  # not each with each
+    assert len({tuple(own.values()) for own in tried}) == len(tried)
     assert features.shape == seen[0].features.shape
     assert set(np.unique(seen[0].campaigns)) == set(TRAIN)
     chosen = {"num_leaves": 15, "min_data_in_leaf": 500, "learning_rate": 0.02}
     assert settings == pooled_trees.TREES | chosen | {"num_iterations": 7}
     assert not general.held_out
+
+
+def test_trees_that_are_tuned_on_some_examples_are_as_many_as_all_examples_carry(monkeypatch):
+    judged = []
+
+    def judge(features, labels, base, settings, parts, patience):
+        judged.append((features.shape[0], len(labels), len(base), *map(len, parts)))
+        return settings["num_leaves"], 10 * len(parts)
+
+    monkeypatch.setattr(pooled_trees, "cross_validate", judge)
+    fit = pooled_trees.fit_matrix
+    used = []
+    monkeypatch.setattr(pooled_trees, "fit_matrix", lambda *of: used.append(of[3]) or fit(*of))
+    mh.fit(DATA, configured("pooled-trees-tuned").changed(tuning_examples=500), campaigns=TRAIN)
+    *tuning, last = judged
+    assert set(tuning) == {(500,) * 6}
+    assert last == (18 * 200,) * 4
+    assert [own["num_iterations"] for own in used] == [10]
 
 
 def test_cross_validation_judges_trees_on_examples_that_they_have_not_seen():
