@@ -8,10 +8,7 @@ experiments/README.md). The files may not be redistributed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from experiments.baselines.factorisation import factorisation_scores
 from experiments.comparison.run import Data
@@ -20,7 +17,6 @@ from experiments.sources.movielens import (
     build_movielens,
     find_edition,
     like_rate,
-    movielens_users,
 )
 from metaheac_jax.cli import terminal
 
@@ -40,11 +36,11 @@ class Options(RunOptions):
     data_dir: Path
     """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
     atomic files)."""
-    history: int = 0
+    history: int = 300
     """Number of movies in each list of users' histories, which the library makes from the examples;
-    0 for fields of liked movies and genres."""
+    0 for none."""
     in_time: bool = False
-    """With --history, histories have only the movies that were rated before an example."""
+    """Histories have only the movies that were rated before an example."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
@@ -60,20 +56,12 @@ def main(options: Options) -> None:
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and the scores of references."""
     wanted = {"history": options.history, "in_time": options.in_time}
-    build = partial(build_movielens, options.data_dir, seed=seed, **wanted)
-    dataset, split = build()
-    users = np.unique(movielens_users(dataset), return_inverse=True)[1]
+    dataset, split = build_movielens(options.data_dir, seed=seed, **wanted)
     scores = {
         "like-rate (no campaign)": like_rate(dataset, split.train),
-        "matrix factorisation": factorisation_scores(dataset, users, split),
+        "matrix factorisation": factorisation_scores(dataset, split),
     }
-    return Data(
-        dataset,
-        split,
-        scores,
-        independent_runs=False,
-        without=lambda campaigns: build(apart=campaigns)[0],
-    )
+    return Data(dataset, split, scores, independent_runs=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from experiments.sources import movielens
-from experiments.sources.movielens import movielens_users
 
 GENRES = ("Action", "Drama", "Horror", "War")
 
@@ -79,13 +78,13 @@ def features(dataset, row):
 
 
 def examples(dataset, stage):
-    """{(movie, user): (label, view)}; ids as numbers."""
-    stage, users = getattr(dataset, stage), movielens_users(dataset)
+    """{(movie, user): (label, index of the user)}; ids as numbers."""
+    stage, users = getattr(dataset, stage), dataset.user_ids
     found = {}
     for campaign, movie in enumerate(dataset.campaign_ids):
         for e in range(stage.offsets[campaign], stage.offsets[campaign + 1]):
-            view = int(stage.user[e])
-            key = (int(movie), int(users[view]))
+            index = int(stage.user[e])
+            key = (int(movie), int(users[index]))
             assert key not in found
-            found[key] = (int(stage.label[e]), view)
+            found[key] = (int(stage.label[e]), index)
     return found

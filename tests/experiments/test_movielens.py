@@ -8,9 +8,8 @@ from commands import contents, succeeds, tiny_settings
 from toy_movielens import toy_ratings, write_toy
 
 from experiments import movielens
-from experiments.comparison import report, runs
+from experiments.comparison import report
 from experiments.comparison.results import load
-from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 
 COMMAND = commands.module(movielens)
 
@@ -39,16 +38,3 @@ def test_movielens_over_runs(tmp_path):
     assert "[paper]" not in text
     command = f"python -m experiments.movielens --methods lr --runs 2 --data-dir {source.name}"
     assert command in text
-
-
-def test_a_run_trains_on_data_apart_from_what_judges_it(tmp_path, monkeypatch):
-    used = []
-    monkeypatch.setattr(runs, "run_methods", lambda data, *_, **__: used.append(data) or {})
-    monkeypatch.setattr(runs, "in_columns", lambda _: ([], {}))
-    monkeypatch.setattr(report, "write", lambda *_, **__: None)
-    options = ("--data-dir", write_movies(tmp_path / "data"), "--out", tmp_path / "out")
-    succeeds(COMMAND, *options, "--runs", 1, "--seed", 4, "--methods", "lr")
-    [data] = used
-    _, held = hold_out_campaigns(data.dataset, data.split.train, 4)
-    shown = {movie.encode() for movie in data.dataset.vocabulary.values[5]}
-    assert not shown & set(data.dataset.campaign_ids[held])

@@ -2,6 +2,7 @@
 
 import pytest
 from method_contract import MethodContract
+from toy import tiny
 
 from experiments.baselines import METHODS
 from metaheac_jax.methods import configured
@@ -12,6 +13,8 @@ LIBRARY = (
     "learned-prior",
 )
 NAMES = [name for name in METHODS if name not in LIBRARY and not name.endswith("-lengths")]
+#: The contract's campaigns are too few to hold some out, as these methods always do.
+NAMES = [name for name in NAMES if not tiny(name, offline_patience=None).holds_out]
 
 
 @pytest.fixture(scope="class", params=NAMES)

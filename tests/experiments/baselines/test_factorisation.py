@@ -26,9 +26,7 @@ def test_factors_and_the_mean_deviation_explain_what_users_did():
 def test_new_campaigns_are_ranked_by_what_users_did_in_others():
     data = dataset(users=300, campaigns=40, per_campaign=150, tastes=2)
     train, test = np.arange(30), np.arange(30, 40)
-    scores = factorisation_scores(
-        data, np.arange(data.num_users), Split(train, test, np.zeros(40, bool), 0)
-    )
+    scores = factorisation_scores(data, Split(train, test, np.zeros(40, bool), 0))
     judged = data.stage2
     assert not scores[judged.offsets[0] : judged.offsets[30]].any()
     found = [auc(scores[judged.of(c)], judged.label[judged.of(c)]) for c in test]

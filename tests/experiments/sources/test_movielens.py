@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from toy import digest_of
 from toy_movielens import (
     MOVIES,
@@ -21,7 +19,7 @@ from toy_movielens import (
     write_toy,
 )
 
-from experiments.sources.movielens import build_movielens, like_rate, movielens_users
+from experiments.sources.movielens import build_movielens, like_rate
 from metaheac_jax.errors import InputError
 
 
@@ -58,30 +56,13 @@ def test_who_is_a_seed_and_who_is_not(toy):
             assert in_stage1[label] == ((whole + 1) // 2 if movie in test else whole)
 
 
-def test_histories_are_those_of_the_training_campaigns_less_one_movie(toy):
-    """Every example's features, from the ratings by the slow and plain way."""
-    ratings, dataset, split = toy
-    train = movies_of(dataset, split.train)
-    left_out = {}
-    for stage in ("stage1", "stage2"):
-        for (movie, user), (label, view) in examples(dataset, stage).items():
-            found = features(dataset, dataset.user_rows[view])
-            liked = {m for m in train if ratings.get((user, m), 0) >= 4}
-            shown = set(map(int, found["liked_movies"]))
-            assert shown <= liked
-            assert len(shown) == len(found["liked_movies"]) == max(len(liked) - 1, 0)
-            if label == 1 and movie in train:
-                assert liked - shown == {movie}
-            elif movie in train and len(liked) > 1:
-                left_out.setdefault(user, []).extend(liked - shown)
-            count = Counter(genre for m in shown for genre in toy_genres(m))
-            assert found["liked_genres"] == sorted(count, key=lambda g: (-count[g], g))
-            assert found["zip"] == [str(90000 + 377 * (user - 8))[:2]]
-            assert found["gender"] == ["MF"[user % 2]]
-            assert found["occupation"] == [f"job{(user - 8) % 3}"]
-    # Which movie a non-seed lacks is drawn for each campaign anew.
-    varied = [len(set(movies)) > 1 for movies in left_out.values() if len(movies) > 1]
-    assert np.mean(varied) > 0.5
+def test_users_are_their_traits(toy):
+    _, dataset, _ = toy
+    for index, row in enumerate(dataset.user_rows):
+        user, found = int(dataset.user_ids[index]), features(dataset, row)
+        assert found["zip"] == [str(90000 + 377 * (user - 8))[:2]]
+        assert found["gender"] == ["MF"[user % 2]]
+        assert found["occupation"] == [f"job{(user - 8) % 3}"]
 
 
 def test_campaigns_are_their_year_and_genres_rarest_first(toy):
@@ -97,85 +78,13 @@ def test_campaigns_are_their_year_and_genres_rarest_first(toy):
         assert values == ["1930s" if movie < 105 else "1940s", *(genres + [""] * 3)[:3]]
 
 
-def test_campaigns_apart_are_in_no_history(tmp_path):
-    """They are as test campaigns are: one view per user, and no rating of theirs in a feature."""
-    ratings = toy_ratings(USERS, MOVIES, seed=5)
-    dataset, split = build_toy(tmp_path, ratings)
-    apart = split.train[[1, 4]]
-    found, again = build_toy(tmp_path, ratings, apart=apart)
-    np.testing.assert_array_equal(again.train, split.train)
-    movies = {str(movie) for movie in movies_of(dataset, apart)}
-    shown = [set(features(found, row)["liked_movies"]) for row in found.user_rows]
-    assert set().union(*shown) == {str(m) for m in movies_of(dataset, split.train)} - movies
-    for campaign in range(dataset.num_campaigns):  # the examples are the same
-        own = [
-            (
-                movielens_users(data)[data.stage1.user[data.stage1.of(campaign)]],
-                data.stage1.label[data.stage1.of(campaign)],
-            )
-            for data in (dataset, found)
-        ]
-        for one, other in zip(*own, strict=True):
-            np.testing.assert_array_equal(one, other)
-        views = found.stage1.user[found.stage1.of(campaign)]
-        shared = campaign in split.test or campaign in apart
-        assert ((views < USERS) == shared).all()
-
-
-def flip(ratings, dataset, split, seed):
-    """Turns likes of one training movie into low ratings, and as many back."""
-    lower = Counter(movie for (_, movie), rating in ratings.items() if rating < 4)
-    movies = [m for m in movies_of(dataset, split.train) if lower[m]]
-    movie = int(np.random.default_rng(seed).choice(movies))
-    liked = [k for k, r in ratings.items() if k[1] == movie and r >= 4]
-    lower = [k for k, r in ratings.items() if k[1] == movie and r < 4]
-    n = min(len(liked), len(lower))
-    return movie, ratings | dict.fromkeys(liked[:n], 1) | dict.fromkeys(lower[:n], 5)
-
-
-@pytest.mark.parametrize(("users", "movies", "rate"), [(30, 14, 0.4), (12, 200, 0.75)])
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10**6))
-def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, movies, rate, seed):
-    """A seed and a non-seed see the same movies of the user, but for the one that a non-seed lacks.
-
-    In the second world histories are longer than their slots, so this holds for the cut as well.
-    """
-    size = {"users": users, "movies": movies}
-    ratings = toy_ratings(users, movies, seed, liked=rate)
-    dataset, split = build_toy(tmp_path, ratings, seed, **size)
-    movie, flipped = flip(ratings, dataset, split, seed)
-    after, split_after = build_toy(tmp_path, flipped, seed, **size)
-    np.testing.assert_array_equal(split_after.train, split.train)
-
-    def of_movie(data):
-        return {u: (lab, v) for (m, u), (lab, v) in examples(data, "stage1").items() if m == movie}
-
-    cut = [len(features(dataset, row)["liked_movies"]) == 80 for row in dataset.user_rows[:users]]
-    assert any(cut) == (movies == 200)
-    old, new = of_movie(dataset), of_movie(after)
-    assert old.keys() == new.keys()
-    assert any(old[user][0] != new[user][0] for user in old)
-    for user in old:
-        pair = [(dataset, *old[user]), (after, *new[user])]
-        rows = {label: data.user_rows[view] for data, label, view in pair}
-        seen = {label: features(dataset, row)["liked_movies"] for label, row in rows.items()}
-        if len(seen) == 1:
-            np.testing.assert_array_equal(*(data.user_rows[view] for data, _, view in pair))
-        else:
-            kept = [m for m in seen[1] if m in seen[0]]
-            assert kept == seen[0][: len(kept)]
-            assert len(seen[1]) - len(kept) <= 1
-        assert all(str(movie) not in shown for shown in seen.values())
-
-
 def test_the_rate_of_likes_counts_training_campaigns(toy):
     _, dataset, split = toy
     train = set(movies_of(dataset, split.train))
     known = {k: lab for k, (lab, _) in examples(dataset, "stage1").items() if k[0] in train}
     overall = sum(known.values()) / len(known)
     scores = like_rate(dataset, split.train)
-    users = movielens_users(dataset)[dataset.stage2.user].astype(int).tolist()
+    users = dataset.user_ids[dataset.stage2.user].astype(int).tolist()
     for e, user in enumerate(users):
         own = [label for (_, u), label in known.items() if u == user]
         expected = (sum(own) + overall) / (len(own) + 1)
@@ -240,7 +149,7 @@ def test_the_real_files(stem, users, campaigns, counts):
     assert dataset.num_campaigns == campaigns
     both = dataset.stage1.counts + dataset.stage2.counts
     assert (both[split.train].sum(), both[split.test].sum()) == counts
-    assert dataset.num_users == users + both[split.train].sum()
+    assert dataset.num_users == users
 
 
 def test_the_librarys_histories_have_likes_and_the_rest_without_the_own_movie(tmp_path):
@@ -250,9 +159,9 @@ def test_the_librarys_histories_have_likes_and_the_rest_without_the_own_movie(tm
     assert movies_of(dataset) == movies_of(build_toy(tmp_path, ratings)[0])
     trained = dataset.limited(np.isin(np.arange(dataset.num_campaigns), split.train))
     train = set(movies_of(dataset, split.train))
-    for (movie, user), (label, view) in examples(dataset, "stage1").items():
+    for (movie, user), (label, index) in examples(dataset, "stage1").items():
         campaign = movies_of(dataset).index(movie)
-        [rows] = trained.user_rows.of_examples(np.array([view]), campaign)
+        [rows] = trained.user_rows.of_examples(np.array([index]), campaign)
         shown = features(dataset, rows)
         for name, is_like in (("converted", True), ("not_converted", False)):
             own = {m for m in train if (ratings.get((user, m), 0) >= 4) == is_like}
