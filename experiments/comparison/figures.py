@@ -18,8 +18,11 @@ SHOWN = {
     "without-meta": "tab:blue",
     "alpha-0": "tab:cyan",
     "metaheac": "tab:orange",
+    "pooled-trees": "tab:olive",
     "solved-head": "tab:red",
+    "learned-prior": "tab:purple",
     "ensemble": "tab:gray",
+    "oracle of users, with seeds": "silver",
     "oracle": "black",
 }
 LENGTHS = "-lengths"  # suffix of the names of methods with list lengths

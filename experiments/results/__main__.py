@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from experiments import feedback, online_steps
 from experiments.comparison import significance
 from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import Comparison, load
-from experiments.comparison.significance import Difference, Pair
+from experiments.comparison.significance import Difference
 from experiments.live_week import mean_lifts
 from experiments.throughput.compiled import Figures
 
@@ -34,6 +35,12 @@ PAGES = {
     "readme.md.jinja": "README.md",
 }
 FIGURE = "docs/auc_by_seeds.png"
+#: The methods of the figure by file; all files have the same worlds.
+IN_FIGURE = {
+    "worlds-2.8-million": ("lr", "metaheac-lengths"),
+    "worlds-2.8-million-trees": ("pooled-trees",),
+    "worlds-2.8-million-prior": ("learned-prior", "oracle of users, with seeds"),
+}
 _PART = re.compile(r"(?<=<!-- python -m experiments.results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -95,31 +102,6 @@ def between(name: str, first: str, other: str, second: str, group: str) -> str:
 def minutes(name: str, method: str) -> str:
     """The minutes that a method's training took, the mean over runs."""
     return f"{(comparison(name).seconds(method, 'offline') or 0) / 60:.0f}"
-
-
-def p_value(p: float | None) -> str:
-    """A p-value with two digits."""
-    return (
-        "none"
-        if p is None
-        else "< .001"
-        if p < 0.001
-        else f"= {number(float(f'{p:.2g}')).rstrip('0')}"
-    )
-
-
-def claim(name: str, method: str) -> significance.Claim:
-    """The primary claim of a method."""
-    [found] = [own for own in significance.primary_claims(comparison(name)) if own.method == method]
-    return found
-
-
-def pair(name: str, first: str, second: str, group: str) -> Pair:
-    """A pair among all pairs of the networks."""
-    for own in significance.every_pair(comparison(name)):
-        if (own.first, own.second, own.group) == (first, second, group):
-            return own
-    raise KeyError(f"{name}: no pair {first}, {second}")
 
 
 def lift(test: str, measure: int = 1) -> str:
@@ -193,9 +175,6 @@ def render() -> dict[Path, str]:
         both,
         between,
         minutes,
-        p_value,
-        claim,
-        pair,
         lift,
         comparison,
         fed_gain,
@@ -256,9 +235,12 @@ def main() -> int:
         return int(bool(differ))
     for path, text in pages.items():
         path.write_text(text)
-    of = comparison("worlds-2.8-million")
+    of, *_ = each = [comparison(name) for name in IN_FIGURE]
+    assert all(own.campaigns == of.campaigns for own in each)
+    pairs = zip(each, IN_FIGURE.values(), strict=True)
+    methods = {name: own.methods[name] for own, names in pairs for name in names}
     title = f"{len(of.seeds)} simulated worlds of {of.about['users']:,} users"
-    figure_by_seeds(of, ROOT / FIGURE, title)
+    figure_by_seeds(replace(of, methods=methods), ROOT / FIGURE, title)
     return 0
 
 

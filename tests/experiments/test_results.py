@@ -2,12 +2,15 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from judged_runs import ABOUT, campaign, comparison, result, runs
 
 from experiments.comparison.results import load, store
+from experiments.results.merge import merged
+from metaheac_jax.errors import InputError
 
 
 def test_means_are_over_campaigns_and_then_over_runs():
@@ -71,3 +74,14 @@ def test_a_value_that_is_not_finite_is_null(tmp_path):
     store(tmp_path / "a.json.gz", of)
     content = json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes()))
     assert content["methods"]["lr"]["runs"][0]["auc"] == [None]
+
+
+def test_methods_of_some_runs_are_put_into_a_comparison():
+    old, last = comparison(runs()), runs()[1:]
+    new = replace(comparison(last), seeds=[1])
+    new = replace(new, methods={"later": new.methods["lr"]})
+    found = merged(new, old, ["later"])
+    assert found.methods["lr"] == old.methods["lr"]
+    assert found.methods["later"]["runs"] == [None, old.methods["lr"]["runs"][1]]
+    with pytest.raises(InputError, match="seed 0: "):
+        merged(replace(new, seeds=[0]), old, ["later"])
