@@ -1,6 +1,7 @@
 """Puts methods of new runs into an older result file.
 
-``python -m experiments.results.merge NEW OLD NAME...`` does so. The new runs have the same seeds, or some of them, and judged the same campaigns.
+``python -m experiments.results.merge NEW OLD NAME...`` does so. The new runs have the same seeds,
+or some of them, and judged the same campaigns.
 """
 
 from __future__ import annotations
