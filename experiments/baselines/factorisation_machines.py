@@ -53,12 +53,17 @@ class FieldAware(Machine):
         return (pairs.sum(axis=(-1, -2)) - own) / 2
 
 
+#: Initial values are small, as in the inventors' programs; the online rate was chosen on held-out
+#: training campaigns of the first split of `people-opinions`.
+_DEFAULT = FineTuningConfig(table_scale=0.1, online_learning_rate=0.01)
+
+
 @register
 class FactorisationMachine(PretrainedMethod[FineTuningConfig]):
-    """A plain machine; its small initial values are those of its inventor's program."""
+    """A plain machine."""
 
     name, label = "factorisation-machine", "Factorisation machine"
-    default = FineTuningConfig(table_scale=0.1)
+    default = _DEFAULT
     network = Machine()
 
 
@@ -67,5 +72,5 @@ class FieldAwareMachine(PretrainedMethod[FineTuningConfig]):
     """A field-aware machine; with 20 fields, it has 6 factors for each pair."""
 
     name, label = "field-aware-machine", "Field-aware factorisation machine"
-    default = FineTuningConfig(table_scale=0.1, width=128)
+    default = _DEFAULT.changed({"width": 128})
     network = FieldAware()
