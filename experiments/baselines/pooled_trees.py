@@ -14,6 +14,7 @@ LR whose scores are read, F = 1 + E + L + R features.
 from __future__ import annotations
 
 import functools
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,12 +203,7 @@ class PooledTrees(Pooled[ConfigT]):
     def predictor(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> Predictor:
         """The trees, which are the same for all campaigns."""
         del online, campaigns
-        booster = booster_of(np.asarray(state["trees"]).tobytes().decode())
-
-        def predict(features: csr_matrix, base: np.ndarray) -> np.ndarray:
-            return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
-
-        return predict
+        return _predictor(np.asarray(state["trees"]).tobytes().decode())
 
 
 @dataclass(frozen=True)
@@ -239,6 +235,10 @@ class TunedTrees(PooledTrees[TunedTreesConfig]):
     def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
         """Chooses settings, then fits trees with them to all training campaigns."""
         del held_out
+        return _as_bytes(fit_matrix(*rows[:3], self.choose(offline, rows)))
+
+    def choose(self, offline: Offline, rows: Rows) -> dict[str, Any]:
+        """Chooses settings by cross-validation over the training campaigns."""
         rng = generator(offline.seed, 0)
         order = rng.permutation(offline.campaigns)
         parts = [np.isin(rows.campaigns, part) for part in np.array_split(order, _FOLDS)]
@@ -264,11 +264,50 @@ class TunedTrees(PooledTrees[TunedTreesConfig]):
             _, number = cross_validate(*rows[:3], chosen, parts[:1], _PATIENCE)
         chosen |= {"num_iterations": number}
         offline.progress(f"{offline.label}: {chosen}", 1, 1)
-        return _as_bytes(fit_matrix(*rows[:3], chosen))
+        return chosen
+
+
+@register
+class TreesOfAllCampaigns(TunedTrees):
+    """Tuned trees that are fitted anew to the examples of training campaigns and of all new ones.
+
+    So their models depend on which campaigns they are customised to at a time, all in the data.
+    """
+
+    name, label = "pooled-trees-all", "Pooled trees over LR, tuned, of new campaigns too"
+
+    def learn(self, offline: Offline, rows: Rows, held_out: Rows | None) -> State:
+        """Keeps the settings and the examples."""
+        del held_out
+        settings = json.dumps(self.choose(offline, rows)).encode()
+        matrix = {name: getattr(rows.features, name) for name in ("data", "indices", "indptr")}
+        others = {"labels": rows.labels, "base": rows.base}
+        return {**matrix, **others, "settings": np.frombuffer(settings, np.uint8)}
+
+    def predictor(self, online: Online, state: State, campaigns: Sequence[Campaign]) -> Predictor:
+        """Fits the trees; a new campaign's scores are of examples that LR has not seen."""
+        index = np.array([online.dataset.index_of(str(own.id)) for own in campaigns])
+        new = rows_of(Offline(online.dataset, index, online.seed), index)
+        data, indices, indptr, labels, base = (
+            np.asarray(state[name]) for name in ("data", "indices", "indptr", "labels", "base")
+        )
+        matrix = csr_matrix((data, indices, indptr), (len(labels), new.features.shape[1]))
+        rows = Rows.join([Rows(matrix, labels, base, np.full(len(labels), -1)), new])
+        settings = json.loads(np.asarray(state["settings"]).tobytes())
+        return _predictor(fit_matrix(*rows[:3], settings))
 
 
 def _as_bytes(trees: str) -> State:
     return {"trees": np.frombuffer(trees.encode(), np.uint8)}
+
+
+def _predictor(trees: str) -> Predictor:
+    booster = booster_of(trees)
+
+    def predict(features: csr_matrix, base: np.ndarray) -> np.ndarray:
+        return base + np.asarray(booster.predict(features, raw_score=True, num_threads=1))
+
+    return predict
 
 
 @dataclass(frozen=True)

@@ -162,3 +162,19 @@ def test_histories_are_refused(monkeypatch):
     data = with_histories(replace(DATA, schema=replace(DATA.schema, history=3)))
     with pytest.raises(InputError, match="histories"):
         mh.fit(data, "pooled-trees-head")
+
+
+def test_trees_of_all_campaigns_learn_from_new_ones_by_scores_of_unseen_examples(monkeypatch):
+    given, fit = [], pooled_trees.fit_matrix
+    monkeypatch.setattr(pooled_trees, "cross_validate", lambda *_: (0.0, 5))
+    monkeypatch.setattr(pooled_trees, "fit_matrix", lambda *of: given.append(of) or fit(*of))
+    general = mh.fit(DATA, "pooled-trees-all", campaigns=TRAIN)
+    assert not given  # trees are fitted when the new campaigns are known
+    models = mh.customise(general, DATA, [DATA.campaign(c) for c in NEW])
+    [(features, labels, base, settings)] = given
+    assert settings["num_iterations"] == 5
+    every = pooled_trees.rows_of(Offline(DATA, TRAIN, 0), np.append(TRAIN, NEW))
+    np.testing.assert_allclose(features.toarray(), every.features.toarray(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(labels, every.labels)
+    np.testing.assert_allclose(base, every.base, rtol=1e-6)
+    assert np.isfinite(models[0].score(DATA.user_rows)).all()
