@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,24 @@ def made(tmp_path_factory):
         models=models,
         export=folder / "export",
         audiences=audiences,
+    )
+
+
+@pytest.fixture(scope="session")
+def historic(made):
+    """The same with histories: a model of two campaigns, and the export of the third."""
+    schema = replace(SCHEMA, history=True)
+    data = mh.prepare(made.folder, made.folder / "historic", schema=schema)
+    general = mh.fit(data, tiny("solved-head"), campaigns=[0, 1])
+    read = general.read(data)
+    models = mh.customise(general, read, [read.campaign(2)])
+    mh.export_scorer(models, made.folder / "historic-export")
+
+    def audiences(size, **options):
+        return mh.expand(general, data, CAMPAIGNS[2], size=size, **options)
+
+    return SimpleNamespace(
+        export=made.folder / "historic-export", audiences=audiences, read=read, models=models
     )
 
 

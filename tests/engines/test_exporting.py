@@ -64,7 +64,7 @@ def test_another_version_is_refused(made, tmp_path):
     export = shutil.copytree(made.export, tmp_path / "tea")
     manifest = (export / MANIFEST).read_text()
     (export / MANIFEST).write_text(manifest.replace(FORMAT, "metaheac_jax scorer 3"))
-    with pytest.raises(InputError, match=r"format .*scorer 3.*, expected .*scorer 5.*export the"):
+    with pytest.raises(InputError, match=r"format .*scorer 3.*, expected .*scorer 6.*export the"):
         open_export(export)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
-from engine_world import WRONG, same
+from engine_world import CAMPAIGNS, WRONG, same
 
 ray = pytest.importorskip("ray", reason="needs pip install 'metaheac-jax[ray]'")
 pytest.importorskip("ray.data", reason="needs pip install 'metaheac-jax[ray]'")
@@ -42,6 +42,15 @@ def dataset_of(table, parts=1):
 
 def table(found):
     return pl.from_arrow(pa.concat_tables(ray.get(found.to_arrow_refs())))
+
+
+def test_histories_are_joined_from_examples(made, historic):
+    users, examples = dataset_of(made.users, 3), dataset_of(made.examples, 3)
+    with pytest.raises(InputError, match="examples: no column 'campaign_id'"):
+        expand_on_ray(users, historic.export, 50)
+    seeds = dataset_of(made.seeds.filter(campaign_id=CAMPAIGNS[2]))
+    found = expand_on_ray(users, historic.export, 50, examples=examples, exclude=seeds)
+    assert same(table(found), historic.audiences(50))
 
 
 def kill_a_worker(killed):

@@ -5,7 +5,7 @@ import sys
 
 import polars as pl
 import pytest
-from engine_world import WRONG, same
+from engine_world import CAMPAIGNS, WRONG, same
 
 pytest.importorskip("pyspark", reason="needs pip install 'metaheac-jax[spark]'")
 if shutil.which("java") is None:
@@ -54,6 +54,15 @@ def test_excluded_users_are_in_no_audience(spark, made, users, tmp_path):
     written = pl.read_parquet(tmp_path / "audiences/*.parquet")
     expected = made.audiences(5000, exclude=one["user_id"].to_list(), hold_out=0.3)
     assert same(written, expected)
+
+
+def test_histories_are_joined_from_examples(spark, made, historic, users):
+    examples = frame_of(spark, made.examples).repartition(3)
+    with pytest.raises(InputError, match="examples: no column 'campaign_id'"):
+        expand_on_spark(users, historic.export, 50)
+    seeds = frame_of(spark, made.seeds.filter(campaign_id=CAMPAIGNS[2]))
+    found = expand_on_spark(users, historic.export, 50, examples=examples, exclude=seeds)
+    assert same(pl.from_arrow(found.toArrow()), historic.audiences(50))
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG[-2:])

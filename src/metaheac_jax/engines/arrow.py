@@ -11,13 +11,16 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jax import export as jax_export
 from pyarrow import types
+from scipy.sparse import csr_matrix
 
 from metaheac_jax.backend import check_backend, jit, profile
 from metaheac_jax.boundary import Column, check_arrays, read_archive
@@ -26,6 +29,10 @@ from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, 
 from metaheac_jax.errors import InputError, about
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.summary import SUMMARY_COLUMNS, Summary
+
+#: The column of users with their histories.
+HISTORY = "metaheac_history"
 
 
 def open_export(folder: Path | str, *, progress: Progress = silent) -> ArrowScorer:
@@ -64,7 +71,9 @@ class ArrowScorer:
       export: the content of the export.
       campaigns: (C,) ids of the campaigns, int64 or text.
       user_id: name of the id column of users.
-      columns: names of the columns of users that it reads.
+      columns: names of the columns of users that it reads. If the model reads histories, the last
+        is `HISTORY`, with a list of ``tokens`` for each user.
+      tokens: texts that stand for an example, by its label, then its campaign; others do not count.
     """
 
     def __init__(self, export: Export) -> None:
@@ -78,13 +87,26 @@ class ArrowScorer:
         if len({*map(type, ids)}) != 1:
             raise InputError(f"export: campaigns are not all numbers or all texts; {REMEDY}")
         self.campaigns, self.user_id = pa.array(ids), schema.user_id
-        self.columns = [own.name for own in schema.user]
+        self.campaign_id, self.columns = schema.campaign_id, [own.name for own in schema.user]
         values = read_archive(export.files[VALUES], f"export: {VALUES}", REMEDY)
-        check_arrays(values, schema.value_columns("values/"), f"export: {VALUES}", REMEDY)
-        vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
+        columns = schema.value_columns("values/")
+        if schema.history:
+            columns |= {f"summary/{name}": own for name, own in SUMMARY_COLUMNS.items()}
+        check_arrays(values, columns, f"export: {VALUES}", REMEDY)
+        of_fields, self._summary = [values[f"values/{own.name}"] for own in schema.fields], None
+        self.tokens, num_slots = [], schema.num_slots
+        if schema.history:
+            self._summary = Summary(*(values[f"summary/{name}"] for name in Summary._fields))
+            self.tokens = [f"{label}:{own}" for label in (0, 1) for own in self._summary.campaigns]
+            self._known, self._weights_of_examples = pa.array(self.tokens), self._summary.weights
+            self.columns.append(HISTORY)
+            of_fields.insert(0, np.arange(len(self._summary.center)))  # it is the first field
+            num_slots += len(self._summary.center)
+        vocabulary = Vocabulary(tuple(of_fields))
+        first = len(of_fields) - len(schema.fields)
         self._encoders = [
             Encoder(number, own, vocabulary, schema.missing)
-            for number, own in enumerate(schema.user)
+            for number, own in enumerate(schema.user, start=first)
         ]
         self._pad = vocabulary.num_rows
         self._chunk = profile().chunk
@@ -101,7 +123,7 @@ class ArrowScorer:
         columns = {name: Column(own.dtype.str[1:], own.shape) for name, own in kinds.items()}
         check_arrays(weights, columns, f"export: {WEIGHTS}", REMEDY)
         sizes = users.shape[1], *(own.shape[1] for own in program.out_avals)
-        if sizes != (schema.num_slots, len(ids)):
+        if sizes != (num_slots, len(ids)):
             raise InputError(f"export: {PROGRAM} is of other slots or campaigns; {REMEDY}")
         self._program, self._weights = jit(program.call), jax.device_put(weights)
 
@@ -130,7 +152,38 @@ class ArrowScorer:
         for own in self._encoders:
             own.check(type_of(users.schema, own.field.name))
         parts = [own.rows(array_of(users[own.field.name])) for own in self._encoders]
+        if self._summary is not None:
+            type_of(users.schema, HISTORY)
+            parts.insert(0, self._histories(array_of(users[HISTORY])))
         return np.concatenate(parts, axis=1)
+
+    def _histories(self, column: pa.Array) -> np.ndarray:
+        """(P, H) int32 bits of the numbers of histories, from lists of tokens."""
+        assert self._summary is not None
+        lists = pc.cast(column, pa.list_(pa.string()))
+        length = pc.list_value_length(lists).fill_null(0).to_numpy()
+        token = pc.index_in(lists.flatten(), self._known).fill_null(-1).to_numpy()
+        known = token >= 0
+        user = np.repeat(np.arange(len(length)), length)[known]
+        shape, ones = (len(length), len(self.tokens)), np.ones(known.sum())
+        examples = csr_matrix((ones, (user, token[known])), shape)
+        return self._summary.numbers(examples, self._weights_of_examples).view(np.int32)
+
+    def check_examples(self, columns: Sequence[str] | None) -> None:
+        """Refuses examples that lack a column, or none if the model reads histories.
+
+        Raises:
+          InputError: a column is missing, or ``columns`` is None.
+        """
+        if self._summary is None:
+            return
+        wanted = [self.campaign_id, self.user_id, "label"]
+        lacking = [name for name in wanted if columns is None or name not in columns]
+        if lacking:
+            raise InputError(
+                f"examples: no column {lacking[0]!r}; the model reads histories, so give a table "
+                f"of all examples with {', '.join(wanted)}"
+            )
 
     def check_sample(self, users: pa.Table) -> pa.DataType:
         """Checks all columns, and the values of some users, before many are scored.

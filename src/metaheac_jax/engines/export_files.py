@@ -4,7 +4,8 @@
                        them, digests
     scorer.stablehlo   the program, serialised by `jax.export`
     weights.npz        its first argument, a dictionary of arrays that includes the table
-    values.npz         per field, ``values/NAME``: the known raw values, ascending
+    values.npz         per field, ``values/NAME``: the known raw values, ascending; and if the
+                       model reads histories, ``summary/NAME``: how, see `data.history.Summary`
 
 The program takes the weights and (P, S) int32 table rows of users, for any P, and returns (P, C)
 scores.
@@ -22,7 +23,7 @@ from typing import Any
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import read_sealed, read_undisturbed
 
-FORMAT = "metaheac_jax scorer 5"
+FORMAT = "metaheac_jax scorer 6"
 MANIFEST = "scorer.json"
 PROGRAM, WEIGHTS, VALUES = "scorer.stablehlo", "weights.npz", "values.npz"
 #: What to do about an export that cannot be read.

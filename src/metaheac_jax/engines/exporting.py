@@ -42,7 +42,8 @@ def export_scorer(
 ) -> None:
     """Writes the scorers of C customised models into a folder, completely or not at all.
 
-    An existing export is replaced. It scores any user, also seeds of the campaigns.
+    An existing export is replaced. It scores any user, also seeds of the campaigns. Histories lack
+    all these campaigns.
 
     Args:
       models: models of one general model, each of another campaign; or one model.
@@ -51,8 +52,7 @@ def export_scorer(
 
     Raises:
       InputError: the method adapts no network's weights, the models are of several general models
-        or of one campaign, users have histories from the examples, or the folder exists and is not
-        an export or has a foreign file in it.
+        or of one campaign, or the folder exists and is not an export or has a foreign file in it.
     """
     models = [models] if isinstance(models, Customised) else models
     general, program = models[0].general, joint_program([own.scorer for own in models])
@@ -65,11 +65,6 @@ def export_scorer(
             "that has, such as 'metaheac'"
         )
     schema, vocabulary = general.schema, general.vocabulary
-    if schema.history:
-        raise InputError(
-            f"{general.data}: users' histories come from the examples, which an export does not "
-            "have; prepare the data with a schema whose history is 0"
-        )
     content = {
         "format": FORMAT,
         "method": general.method,
@@ -84,6 +79,9 @@ def export_scorer(
         f"values/{field.name}": values
         for field, values in zip(schema.fields, vocabulary.values, strict=True)
     }
+    if general.summary is not None:
+        summary = general.summary.without(map(str, campaigns))
+        known |= {f"summary/{name}": array for name, array in summary._asdict().items()}
     with new_directory(Path(directory), marker=MANIFEST) as folder:
         weights, serialised = _serialised(program)
         (folder / PROGRAM).write_bytes(serialised)

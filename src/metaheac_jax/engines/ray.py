@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.checkpoint import CheckpointConfig
 
-from metaheac_jax.engines.arrow import open_export, scorer_of_worker
+from metaheac_jax.engines.arrow import HISTORY, ArrowScorer, open_export, scorer_of_worker
 from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
     BLOCK,
@@ -29,7 +29,7 @@ from metaheac_jax.engines.top_users import (
     keys_of,
     with_groups,
 )
-from metaheac_jax.errors import check_hold_out, check_whole
+from metaheac_jax.errors import InputError, check_hold_out, check_whole
 
 _MERGED = 16  # tables that a task merges
 
@@ -39,6 +39,7 @@ def expand_on_ray(
     export: Path | str,
     size: int,
     *,
+    examples: Dataset | None = None,
     exclude: Dataset | None = None,
     hold_out: float = 0.0,
     num_workers: int = 1,
@@ -54,7 +55,8 @@ def expand_on_ray(
       num_workers: number of processes that score; each needs a CPU, and reading needs another.
       num_gpus: GPUs of each of them.
       checkpoint: folder or URL that keeps all scores, so that the same job goes on where it was if
-        its driver dies. Then ``users`` are read from files. Delete it when the job is done.
+        its driver dies. Then ``users`` are read from files, and no ``examples`` are given. Delete
+        it when the job is done.
 
     Returns:
       campaign_id, rank (from 1), user_id, score and, with control groups, group, computed.
@@ -62,7 +64,12 @@ def expand_on_ray(
     check_whole("size", size, 1)
     check_hold_out(hold_out)
     scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
+    scorer.check_examples(None if examples is None else examples.columns())
     sample = pa.concat_tables(ray.get(users.limit(SAMPLE).to_arrow_refs()))
+    if scorer.tokens:
+        if checkpoint is not None:
+            raise InputError("checkpoint: cannot be kept with examples; omit it")
+        sample = sample.append_column(HISTORY, pa.nulls(len(sample), pa.list_(pa.string())))
     user_id, id_type = scorer.user_id, scorer.check_sample(sample)
     pool = {
         "compute": ActorPoolStrategy(min_size=1, max_size=num_workers),
@@ -71,7 +78,8 @@ def expand_on_ray(
         "batch_format": "pyarrow",
     }
     content = ray.put(scorer.export)
-    users = users.select_columns([user_id, *scorer.columns])
+    columns = [name for name in scorer.columns if name != HISTORY]
+    users = users.select_columns([user_id, *columns])
     parts = users.select_columns([user_id]).map_batches(
         lambda table: divided(table[user_id].cast(id_type).combine_chunks()),
         batch_size=None,
@@ -86,6 +94,9 @@ def expand_on_ray(
         scores = users.map_batches(_Scores, fn_constructor_args=(content, user_id), **pool)
         users = _kept(scores, place, user_id)
     users = users.rename_columns({user_id: USER})
+    if examples is not None and scorer.tokens:
+        lists = _histories(examples, scorer, id_type, num_cpus)
+        users = users.join(lists, "left_outer", num_cpus, on=(USER,))
     pairs, spare = None, 0
     if exclude is not None:
         columns: Any = exclude.schema()
@@ -111,6 +122,28 @@ def expand_on_ray(
     if not hold_out:
         return best
     return best.map_batches(lambda table: with_groups(table, hold_out), batch_format="pyarrow")
+
+
+def _histories(
+    examples: Dataset, scorer: ArrowScorer, id_type: pa.DataType, num_parts: int
+) -> Dataset:
+    """A row per user with examples that count: the id, and a list of tokens."""
+    names, tokens = [scorer.campaign_id, scorer.user_id, "label"], pa.array(scorer.tokens)
+
+    def read(table: pa.Table) -> pa.Table:
+        campaign, user, label = (table[name] for name in names)
+        label = pc.cast(pc.cast(label, pa.int8()), pa.string())
+        token = pc.binary_join_element_wise(label, pc.cast(campaign, pa.string()), ":")
+        rows = pa.table({USER: pc.cast(user, id_type), HISTORY: token})
+        return rows.filter(pc.is_in(token, tokens))
+
+    def listed(rows: pa.Table) -> pa.Table:
+        lists = rows.group_by(USER).aggregate([(HISTORY, "list")])
+        return lists.rename_columns({f"{HISTORY}_list": HISTORY}).select([USER, HISTORY])
+
+    rows = examples.map_batches(read, batch_format="pyarrow", batch_size=None)
+    whole = rows.repartition(num_parts, keys=[USER])
+    return whole.map_batches(listed, batch_format="pyarrow", batch_size=None)
 
 
 def _kept(scores: Dataset, place: str, user_id: str) -> Dataset:

@@ -20,9 +20,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.types import DataType
 
 from metaheac_jax.data.campaign import GROUP
-from metaheac_jax.engines.arrow import open_export, scorer_of_worker
+from metaheac_jax.engines.arrow import HISTORY, ArrowScorer, open_export, scorer_of_worker
 from metaheac_jax.engines.export_files import Export
 from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
@@ -48,6 +49,7 @@ def expand_on_spark(
     export: Path | str,
     size: int,
     *,
+    examples: DataFrame | None = None,
     exclude: DataFrame | None = None,
     hold_out: float = 0.0,
 ) -> DataFrame:
@@ -58,6 +60,8 @@ def expand_on_spark(
         batches for Python are changed in its session.
       export: folder on the driver, from `metaheac export`; tasks receive its content.
       size: K, the number of users per campaign; fewer if there are fewer candidates.
+      examples: if the model reads histories, all examples, with the columns from which the data was
+        prepared: campaign, user and label, a row per campaign and user.
       exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
         only from the audiences of that campaign. The campaigns' seeds belong there.
       hold_out: probability that a user of an audience is in its control group, as for `expand`.
@@ -68,11 +72,14 @@ def expand_on_spark(
 
     Raises:
       InputError: the export cannot be read, or ``users`` lacks a column, has one of another type,
-        a user without an id or a user twice, or ``exclude`` lacks a column.
+        a user without an id or a user twice, or ``exclude`` or ``examples`` lacks a column.
     """
     check_whole("size", size, 1)
     check_hold_out(hold_out)
     scorer = open_export(export)
+    scorer.check_examples(None if examples is None else examples.columns)
+    if scorer.tokens:  # not yet joined, for the checks of a sample
+        users = users.withColumn(HISTORY, F.lit(None).cast("array<string>"))
     wanted = [scorer.user_id, *scorer.columns]
     if {*wanted} <= {*users.columns}:
         users = users.select([F.col(f"`{name}`") for name in wanted])
@@ -81,6 +88,9 @@ def expand_on_spark(
     kind = scorer.check_sample(users.limit(SAMPLE).toArrow())
     users = users.withColumnRenamed(scorer.user_id, USER)
     refuse_repeated(_repeated(users.select(USER), kind))
+    if examples is not None and scorer.tokens:
+        lists = _histories(examples, scorer, users.schema[USER].dataType)
+        users = users.drop(HISTORY).join(lists, USER, "left")
     campaigns, id_type = scorer.campaigns, users.schema[USER].dataType
     pairs, spare = None, 0
     if exclude is not None:
@@ -105,6 +115,17 @@ def expand_on_spark(
     if not hold_out:
         return ranked
     return ranked.mapInArrow(_marked(hold_out), f"{schema}, {GROUP} string")
+
+
+def _histories(examples: DataFrame, scorer: ArrowScorer, id_type: DataType) -> DataFrame:
+    """A row per user with examples that count: the id, and a list of tokens."""
+    campaign, user, label = (
+        F.col(f"`{name}`") for name in (scorer.campaign_id, scorer.user_id, "label")
+    )
+    token = F.concat_ws(":", label.cast("int").cast("string"), campaign.cast("string"))
+    rows = examples.select(user.cast(id_type).alias(USER), token.alias(HISTORY))
+    counted = rows.where(F.col(HISTORY).isin(scorer.tokens))
+    return counted.groupBy(USER).agg(F.collect_list(HISTORY).alias(HISTORY))
 
 
 def _marked(
@@ -159,6 +180,8 @@ def main() -> None:
     parser.add_argument("users", help="folder or URL of Parquet files, a row per user")
     parser.add_argument("out", help="folder or URL for the audiences, which are Parquet files")
     parser.add_argument("--size", type=int, required=True, help="users per audience")
+    what = "Parquet files of all examples, if the model reads histories"
+    parser.add_argument("--examples", help=what)
     what = "Parquet files of users to leave out: user_id, and campaign_id if it is not for all"
     parser.add_argument("--exclude", help=what)
     what = "fraction of each audience to keep as a control group, which is not shown the campaign"
@@ -166,12 +189,14 @@ def main() -> None:
     options = parser.parse_args()
     spark = SparkSession.builder.appName("metaheac").getOrCreate()
     read = spark.read.parquet
+    examples = None if options.examples is None else read(options.examples)
     exclude = None if options.exclude is None else read(options.exclude)
     try:
         found = expand_on_spark(
             read(options.users),
             options.export,
             options.size,
+            examples=examples,
             exclude=exclude,
             hold_out=options.hold_out,
         )
