@@ -14,8 +14,10 @@ from metaheac_jax.methods.held_out_campaigns import (
     halve,
     hold_out_campaigns,
     judge_of,
+    judge_seeds,
 )
 from metaheac_jax.methods.method import GradientMethod
+from metaheac_jax.model import SeedPoint
 from metaheac_jax.ranking import auc
 
 DATA = dataset(users=200, campaigns=30, per_campaign=40, pool=40)
@@ -153,7 +155,8 @@ METHOD = register(Noting)()
 def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     method = Noting()
     general = fit(DATA, method, seed=3)
-    stage, judged = method.seen
+    stage, judged, *others = method.seen
+    assert all({*own} <= {*judged} for own in others)  # what few seeds are worth
     kept, held = hold_out_campaigns(DATA, np.arange(30), 3)
     assert stage.campaigns.tolist() == kept.tolist()
     assert judged == DATA.campaign_ids[held].tolist()
@@ -162,9 +165,10 @@ def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     assert step == 7
     assert 0 <= area < 1 < loss  # the order of the users is the score
     given = [4, 9, 11]
+    method.seen.clear()
     fit(DATA, method, campaigns=np.arange(12, 30), held_out=given)
-    assert method.seen[2].campaigns.tolist() == [*range(12, 30)]
-    assert method.seen[3] == DATA.campaign_ids[given].tolist()
+    assert method.seen[0].campaigns.tolist() == [*range(12, 30)]
+    assert method.seen[1] == DATA.campaign_ids[given].tolist()
 
 
 def test_without_patience_every_campaign_is_trained_on():
@@ -236,3 +240,39 @@ def test_what_was_trained_on_before_it_was_held_out_is_not_preferred():
     assert set(held) & {*range(8)} == set()
     assert 20 in held
     assert len(held) == 3
+
+
+def test_what_few_seeds_are_worth(monkeypatch):
+    """A scorer ranks well if it was given more than five seeds, and by chance otherwise."""
+    monkeypatch.setattr(held_out_campaigns, "SEEDS", (2, 5, 400))
+    data = dataset(users=400, campaigns=12, per_campaign=200, pool=10)
+    halves = [halve(data, c, 0) for c in range(6)]
+    sizes = [int(own.campaign.labels.sum()) for own in halves]
+    given = []
+
+    def customise(online, state, campaigns):
+        """Scores of the judged users: their labels, or the same number for all."""
+        models = []
+        for campaign in campaigns:
+            [own] = [own for own in halves if own.campaign.id == campaign.id]
+            seeds, others = campaign.labels.sum(), (campaign.labels == 0).sum()
+            given.append((int(seeds), others / seeds, own))
+            told = own.labels * float(seeds > 5)
+            models.append(lambda rows, told=told: told)
+        return models
+
+    points = judge_seeds(customise, Offline(data, np.arange(6, 12), 0), halves, {})
+    assert points == (SeedPoint(2, 0.5, 1.0, 6), SeedPoint(5, 0.5, 1.0, 4))
+    for seeds, ratio, own in given:
+        labels = own.campaign.labels
+        assert seeds in (2, 5, labels.sum())
+        assert ratio == pytest.approx((labels == 0).sum() / labels.sum(), abs=0.26)
+    assert sum(size >= 10 for size in sizes) == 4
+    model = replace(fit(data, "lr"), seed_curve=points)
+    assert "2 seeds of each gave an AUC of 0.500" in model.told_of_seeds(1)
+    assert (
+        "5 seeds of each gave an AUC of 0.500, and half of them all 1.000" in model.told_of_seeds(3)
+    )
+    assert model.told_of_seeds(6) == ""
+    even = replace(model, seed_curve=(SeedPoint(5, 0.995, 1.0, 6),))
+    assert even.told_of_seeds(3) == ""

@@ -95,6 +95,7 @@ class Explanation:
       size, num_candidates: number of users in the audience, and of candidates for it.
       num_users: number of users of the data.
       seeds: number of seeds that were learned from.
+      few: what so few seeds are worth, in a sentence; empty if they are not few, or it is unknown.
       seeds_shown, candidates_shown: fraction of the seeds, and of the candidates, who are in
         examples of other campaigns.
       curve: a point per size; empty if there are fewer than `held_out.MIN_SEEDS` seeds.
@@ -117,6 +118,7 @@ class Explanation:
     num_candidates: int
     num_users: int
     seeds: int
+    few: str
     seeds_shown: float
     candidates_shown: float
     curve: Sequence[SizePoint]
@@ -241,6 +243,7 @@ def explain(
         num_candidates=num_candidates,
         num_users=data.num_users,
         seeds=len(own.seeds),
+        few=general.told_of_seeds(len(own.seeds)),
         seeds_shown=float(shown[own.seeds].mean()),
         candidates_shown=float(shown[candidates].mean()),
         curve=curve,
@@ -334,15 +337,18 @@ def _chart(curve: Sequence[SizePoint], chosen: SizePoint) -> dict[str, Any]:
 def audience_traits(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> list[Trait]:
     """The values of user fields, from the most to the least over-represented in an audience.
 
-    Values with fewer than `MIN_CELL` users in the audience or in the pool are left out.
+    Left out are vectors, and values with fewer than `MIN_CELL` users in the audience or pool.
 
     Args:
       audience: (U,) bool, the users of the audience, at least one.
       pool: (U,) bool, the users who could be in the audience.
     """
-    in_audience, in_pool = _counts(data.user_rows, (audience, pool), data.num_rows)
+    rows = data.user_rows.without_numbers
+    in_audience, in_pool = _counts(rows, (audience, pool), data.num_rows)
     traits = []
     for number, field in enumerate(data.schema.user):
+        if field.vector:
+            continue
         first = data.vocabulary.offsets[number]
         for row, value in enumerate(data.vocabulary.values[number], start=first):
             if min(in_audience[row], in_pool[row]) >= MIN_CELL:

@@ -14,6 +14,7 @@ from metaheac_jax.errors import InputError
 
 if TYPE_CHECKING:
     from metaheac_jax.data.campaign import Campaign
+    from metaheac_jax.model import General
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +111,15 @@ def main(options: Options) -> None:
         )
         write_table(options.out, audiences)
     told = f"{counted(len(audiences), 'user')} for {counted(len(chosen), 'campaign')}"
-    terminal.print_lines(*notes_on(chosen), f"{options.out}: {told}")
+    terminal.print_lines(*notes_on(general, chosen), f"{options.out}: {told}")
 
 
-def notes_on(campaigns: list[Campaign]) -> list[str]:
+def notes_on(general: General, campaigns: list[Campaign]) -> list[str]:
     """What may be wrong with campaigns, in words."""
-    return [
-        f"note: {one.name}: the model has not seen its {', '.join(one.unknown_attributes)}"
-        for one in campaigns
-        if one.unknown_attributes
-    ]
+    notes = list[str]()
+    for one in campaigns:
+        few = general.told_of_seeds(len(one.seeds))
+        unknown = ", ".join(one.unknown_attributes)
+        notes += [f"note: {one.name}: {few}"] if few else []
+        notes += [f"note: {one.name}: the model has not seen its {unknown}"] if unknown else []
+    return notes

@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         export_scorer(models, options.out, progress=progress)
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 2**20
     terminal.print_lines(
-        *notes_on(chosen),
+        *notes_on(general, chosen),
         f"{options.out}: {counted(len(models), 'campaign')}, {size:,.1f} MiB, for "
         f"{', '.join(PLATFORMS)}",
         "note: seeds are scored, too; exclude them from the audiences",

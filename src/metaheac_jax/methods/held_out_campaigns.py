@@ -19,7 +19,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import shuffle_classes
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.method import Method, Offline, Online
-from metaheac_jax.model import General, Judgement, Scorer, State, on_device
+from metaheac_jax.model import General, Judgement, Scorer, SeedPoint, State, on_device
 from metaheac_jax.processes import gathered, part_of_process
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Judge
@@ -30,6 +30,7 @@ _MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
 # is large, so that held-out campaigns are customised on about as many examples as new ones.
 MAX_HALF = 65_536
 MAX_WEIGHT = 1000  # of a campaign in the mean over campaigns
+SEEDS = 10, 30, 100, 300, 1000  # numbers of seeds whose worth is judged
 
 
 def num_held_out(num_campaigns: int) -> int:
@@ -191,6 +192,32 @@ def score_halves(
         if np.isnan(scores[-1]).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
     return scores
+
+
+def judge_seeds(
+    customise: Customise, offline: Offline, held_out: Sequence[HeldOut], state: State
+) -> tuple[SeedPoint, ...]:
+    """Judges what a model loses if it is customised to few seeds, by ascending numbers.
+
+    As many of a campaign's non-seeds are left out as of its seeds, in proportion.
+    """
+    points, every = list[SeedPoint](), score_halves(customise, offline, held_out, state)
+    aucs = [quality_of(*pair)[0] for pair in zip(held_out, every, strict=True)]
+    for size in SEEDS:
+        able = [n for n, own in enumerate(held_out) if own.campaign.labels.sum() >= 2 * size]
+        if len(able) < _MIN_CAMPAIGNS:
+            break
+        few = list[HeldOut]()
+        for own in (held_out[n] for n in able):
+            seeds, others = shuffle_classes(own.campaign.labels, generator(offline.seed, size))
+            count = max(1, round(len(others) * size / len(seeds)))
+            kept = np.sort(np.concatenate([seeds[:size], others[:count]]))
+            few.append(replace(own, campaign=own.campaign.pick(kept)))
+        scores = score_halves(customise, offline, few, state)
+        each = [quality_of(*pair)[0] for pair in zip(few, scores, strict=True)]
+        whole = np.mean([aucs[n] for n in able])
+        points.append(SeedPoint(size, float(np.mean(each)), float(whole), len(able)))
+    return tuple(points)
 
 
 def quality_of(held: HeldOut, log_odds: np.ndarray) -> tuple[float, float]:
