@@ -36,9 +36,6 @@ class Options(RunOptions):
     data_dir: Path
     """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
     atomic files)."""
-    history: int = 300
-    """Number of movies in each list of users' histories, which the library makes from the examples;
-    0 for none."""
     in_time: bool = False
     """Histories have only the movies that were rated before an example."""
     runs: int = 5
@@ -55,7 +52,7 @@ def main(options: Options) -> None:
 
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and the scores of references."""
-    wanted = {"history": options.history, "in_time": options.in_time}
+    wanted = {"history": True, "in_time": options.in_time}
     dataset, split = build_movielens(options.data_dir, seed=seed, **wanted)
     scores = {
         "like-rate (no campaign)": like_rate(dataset, split.train),

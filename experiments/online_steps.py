@@ -161,7 +161,7 @@ def judge(
             model = adapting.current(state, rate)
             adapted = AdaptedWeights(model["network"], rows, model["table"])
             given = method.network, layout, weights, [(adapted, campaign.rows)]
-            [score] = scorers_after([online.dataset.user_rows.lengths], network_scorers(*given))
+            [score] = scorers_after(online.dataset.user_rows.lengths, network_scorers(*given))
             own.append(auc(score(pool_rows(data, c)), labels[data.stage2.of(c)]))
         found.append(own)
         progress("judge", number + 1, len(campaigns))

@@ -61,8 +61,8 @@ class Options(RunOptions):
     """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
     examples_per_user: float = TENCENT_WORLD.per_user
     """Mean number of examples, in a stage, of users of the simulated world who have some."""
-    history: int = 0
-    """Number of campaigns in the histories of these users; 0 for none."""
+    history: bool = False
+    """Whether users of the simulated world have histories."""
     out: Path = Path("runs/tencent")
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs reuse."""

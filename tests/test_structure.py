@@ -19,7 +19,18 @@ SOURCE = ROOT / "src" / "metaheac_jax"
 #: Each part imports only parts that stand before it.
 LAYERS = (
     *("errors", "progress", "backend", "processes", "removing", "files", "boundary", "sealed"),
-    *("ranking", "schema", "encoding", "solvers", "table", "data", "networks", "model", "training"),
+    *(
+        "ranking",
+        "schema",
+        "encoding",
+        "summary",
+        "solvers",
+        "table",
+        "data",
+        "networks",
+        "model",
+        "training",
+    ),
     *("meta", "customising", "engines", "methods", "audience", "__init__", "cli", "__main__"),
 )
 

@@ -117,8 +117,8 @@ def check_data(data):
     last = first + np.repeat(data.vocabulary.sizes, counts)
     sides = ((data.user_rows[:], slice(slots)), (data.campaign_rows, slice(slots, None)))
     for rows, own in sides:
-        inside = (rows >= first[own]) & (rows < last[own])
-        assert (inside | (rows == data.num_rows)).all()
+        inside = (rows >= first[own]) & (rows < last[own]) | (rows == data.num_rows)
+        assert inside[:, data.schema.num_numbers if rows is sides[0][0] else 0 :].all()
     for stage in data.stages.values():
         assert len(stage.counts) == data.num_campaigns
         assert stage.offsets[0] == 0

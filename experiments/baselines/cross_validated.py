@@ -39,7 +39,9 @@ class CrossValidated(LogisticRegression):
         for number, campaign in enumerate(campaigns):
             examples = campaign_examples(online.dataset, campaign)
             order = generator(online.seed, 0).permutation(len(examples.label))
-            features = value_counts(examples.ids.user[order], online.dataset.num_rows)
+            features = value_counts(
+                online.dataset.layout, examples.ids.user[order], online.dataset.num_rows
+            )
             labels = examples.label[order]
             penalty = best_penalty(features, labels, folds(labels, FOLDS, np.arange(len(labels))))
             method = LogisticRegression(self.config.changed({"penalty": penalty}))

@@ -38,6 +38,7 @@ from metaheac_jax.methods.held_out_campaigns import (
 )
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.solvers.regression import fit_regression
+from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import value_counts
 
 #: Penalties that are tried, each fixed one with each random one.
@@ -88,17 +89,20 @@ class MixedModel(Method[MixedModelConfig]):
         for number, campaign in enumerate(campaigns):
             fixed = _values(online.dataset, campaign.rows[None])[0] @ known.T @ effects
             examples = campaign_examples(online.dataset, campaign)
-            counts, labels = value_counts(examples.ids.user, num_rows), examples.label
+            counts, labels = (
+                value_counts(online.dataset.layout, examples.ids.user, num_rows),
+                examples.label,
+            )
             given = {"offset": counts @ fixed, "weights": examples.weight}
             own, bias = fit_regression(counts, labels, float(penalty), **given)
-            models.append(_scorer(fixed + own, bias))
+            models.append(_scorer(online.dataset.layout, fixed + own, bias))
             online.progress("customise", number + 1, len(campaigns))
         return models
 
 
-def _scorer(weights: np.ndarray, bias: float) -> Scorer:
+def _scorer(layout: Layout, weights: np.ndarray, bias: float) -> Scorer:
     def score(users: UserRows) -> np.ndarray:
-        return value_counts(np.asarray(users[:]), len(weights)) @ weights + bias
+        return value_counts(layout, np.asarray(users[:]), len(weights)) @ weights + bias
 
     return score
 
@@ -119,7 +123,9 @@ def _fit(dataset: Dataset, campaigns: np.ndarray, fixed: float, random: float) -
     labels = list[np.ndarray]()
     for c in campaigns.tolist():
         examples = campaign_examples(dataset, dataset.campaign(c))
-        each.append(value_counts(examples.ids.user, dataset.num_rows).astype(np.float64))
+        each.append(
+            value_counts(dataset.layout, examples.ids.user, dataset.num_rows).astype(np.float64)
+        )
         labels.append(examples.label)
     covariance = values @ values.T / fixed + np.eye(len(campaigns)) / random
     root = np.linalg.cholesky(covariance)

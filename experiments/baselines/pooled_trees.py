@@ -128,7 +128,7 @@ class Pooled(Method[ConfigT]):
         """
         parts = [offline.campaigns]
         if self.others:
-            if offline.dataset.schema.lists:
+            if offline.dataset.user_rows.history is not None:
                 raise InputError(
                     f"{offline.dataset.where}: users have histories, which {self.name!r} cannot "
                     "leave out of its models; choose 'pooled-trees', or prepare without histories"
@@ -377,7 +377,7 @@ def unseen_scores(
     """
     penalty, base = configured("lr-lengths").config.penalty, base_of(campaign)
     longer, lengths = dataset.lengthened()
-    counts = value_counts(lengths(users), longer.num_rows)
+    counts = value_counts(longer.layout, lengths(users), longer.num_rows)
     fold = folds(campaign.labels, _FOLDS, np.arange(len(users)))
     scores = np.zeros((len(fold), 1 + len(customisers)))
     others = [campaign.pick(fold != n) for n in range(_FOLDS)]
@@ -402,11 +402,14 @@ def features_of(
 ) -> csr_matrix:
     """(P, S) users, (N,) campaign and (P, 1 + E) scores -> (P, F).
 
-    There are L list lengths, and an indicator of each value.
+    There are L list lengths, the numbers of vectors, and an indicator of each value.
     """
+    layout = dataset.layout
+    numbers = layout.numbers(users)
+    users = layout.only([not own.vector for own in dataset.schema.user], users, dataset.num_rows)
     starts, slots = dataset.schema.user_starts, [own.slots for own in dataset.schema.user]
     present = users < dataset.num_rows
     lengths = np.add.reduceat(present, starts, axis=1)[:, np.array(slots) > 1]
     rows = np.concatenate([users, np.tile(campaign, (len(users), 1))], axis=1)
     values = indicators(rows, dataset.num_rows)
-    return csr_matrix(hstack([scores, lengths.astype(float), values]))
+    return csr_matrix(hstack([scores, lengths.astype(float), numbers, values]))

@@ -15,12 +15,15 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods import Config, Method, Offline, Online, Trained, register
 from metaheac_jax.model import Scorer, State
-from metaheac_jax.table.sparse import value_counts
 
 
 def indicators(users: UserRows, num_rows: int) -> csr_matrix:
-    """(P, S) table rows of users -> (P, R), 1 where a user has the row, else 0."""
-    matrix = value_counts(np.asarray(users[:]), num_rows)
+    """(P, S) table rows of users without vectors -> (P, R), 1 where a user has the row, else 0."""
+    rows = np.asarray(users[:])
+    user, slot = np.nonzero(rows < num_rows)
+    matrix = csr_matrix(
+        (np.ones(len(user), np.float32), (user, rows[user, slot])), (len(rows), num_rows)
+    )
     matrix.data[:] = 1
     return matrix
 

@@ -27,7 +27,6 @@ import polars as pl
 from experiments.sources.tencent import reading
 from metaheac_jax.data.campaign import Examples, group_by_campaign
 from metaheac_jax.data.dataset import Dataset, Split, small_campaigns
-from metaheac_jax.data.history import with_histories
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -89,7 +88,7 @@ def build_movielens(
     source: Path,
     *,
     seed: int,
-    history: int = 0,
+    history: bool = False,
     in_time: bool = False,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
@@ -105,7 +104,7 @@ def build_movielens(
     Args:
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
       seed: random seed of the split and the stages.
-      history: number of movies in each list of histories; 0 for none.
+      history: whether users have histories.
       in_time: whether the history of an example has only what was rated before.
 
     Raises:
@@ -131,7 +130,7 @@ def build_movielens(
     vocabulary, user_rows, campaign_rows = _features(users, items, genres)
     dataset = Dataset(
         name=f"{edition.name}, non-seeds: exposed"
-        + f", histories of {history}" * (history > 0)
+        + ", histories" * history
         + ", in time" * in_time,
         schema=replace(SCHEMA, history=history),
         vocabulary=vocabulary,
@@ -142,7 +141,7 @@ def build_movielens(
         stage1=stage1,
         stage2=stage2,
     )
-    return with_histories(dataset), split
+    return dataset, split
 
 
 def like_rate(dataset: Dataset, train: np.ndarray) -> np.ndarray:

@@ -50,7 +50,10 @@ class Encoder:
     def check(self, kind: pa.DataType) -> None:
         """Refuses a column of another type."""
         right, expected = _is_value(kind), "text, numbers, dates, or true and false"
-        if self.field.separator:
+        if self.field.vector:
+            right = _is_list(kind) and _is_value(_plain(kind.value_type))
+            expected = f"lists of {self.field.vector} numbers"
+        elif self.field.separator:
             right, expected = is_text(kind), "text with separators"
         elif self.field.slots > 1:
             right = _is_list(kind) and _is_value(_plain(kind.value_type))
@@ -64,8 +67,10 @@ class Encoder:
             )
 
     def rows(self, column: pa.Array) -> np.ndarray:
-        """(P, slots) int32 table rows of the cells of P users."""
+        """(P, slots) int32 table rows of the cells of P users, or the numbers of their vectors."""
         slots = self.field.slots
+        if self.field.vector:
+            return self._vectors(column).view(np.int32)
         if self.field.edges:
             buckets = self.field.bucket(self._numbers(column))
             return self.vocabulary.encode(self.number, buckets)[:, None]
@@ -88,7 +93,7 @@ class Encoder:
 
     def unseen(self, column: pa.Array) -> tuple[float, str]:
         """The share of a category's values that are unseen, of those present, and one of them."""
-        if self.field.edges:
+        if self.field.edges or self.field.vector:
             return 0.0, ""
         values = column if self.field.slots == 1 else self._lists(column).flatten()
         rows = self._values(values)
@@ -96,6 +101,34 @@ class Encoder:
         if not unseen.any():
             return 0.0, ""
         return unseen.sum() / (rows >= 0).sum(), str(values[int(unseen.argmax())])
+
+    def _vectors(self, column: pa.Array) -> np.ndarray:
+        """(P, V) float32 standardised numbers of vectors; 0, the mean, for a missing one."""
+        count, name = self.field.vector, self.field.name
+        present = column.is_valid().to_numpy(zero_copy_only=False)
+        lists = column.drop_null()
+        wrong = pc.list_value_length(lists).to_numpy(zero_copy_only=False) != count
+        try:
+            flat = (
+                pc.cast(lists.flatten(), pa.float64())
+                .fill_null(np.nan)
+                .to_numpy(zero_copy_only=False)
+            )
+        except pa.ArrowInvalid as error:
+            raise InputError(f"users: column {name!r}: {error}; repair it") from error
+        if wrong.any() or not np.isfinite(flat).all():
+            finite = (
+                np.ones(len(wrong), bool)
+                if wrong.any()
+                else np.isfinite(flat.reshape(-1, count)).all(axis=1)
+            )
+            row = np.flatnonzero(present)[np.flatnonzero(wrong | ~finite)[0]]
+            raise InputError(
+                f"users: row {row + 1}: column {name!r} has no {count} finite numbers; repair it"
+            )
+        numbers = np.zeros((len(column), count), np.float32)
+        numbers[present] = (flat.reshape(-1, count) - self.field.center) / self.field.scale
+        return numbers
 
     def _lists(self, column: pa.Array) -> pa.Array:
         if _is_list(column.type):
@@ -196,7 +229,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return types.is_list(kind) or types.is_large_list(kind)
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -1,5 +1,8 @@
 """Fields of users and campaigns, how they are read from tables, and their table rows.
 
+A vector has a table row per component, and each of its slots holds the number of a component, see
+`table.layout`. In every other slot is the table row of a value.
+
 All fields share one table of R rows. Each field has a contiguous block of rows, so an id in memory
 is a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there
 and a scatter with ``mode="drop"`` ignores it, so no mask is needed.
@@ -31,8 +34,8 @@ _NO_WHOLE = MISSING_WHOLE + 1  # stands for other text, and is never a value
 MISSING = "(missing)"
 #: Maximum length of a field's name, in UTF-8 bytes.
 _NAME_BYTES = 200
-#: Maximum number of slots of a list or a history, with which rows of users still fit into memory.
-_MAX_SLOTS = 1 << 16
+#: Maximum number of slots of a list and of a vector, with which rows of users fit into memory.
+_MAX_SLOTS, _MAX_VECTOR = 1 << 16, 256
 #: The types in JSON of attributes, and their names in messages.
 _JSON = {
     "str": (str, "text"),
@@ -49,7 +52,7 @@ def _of_tables(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical feature, or a number divided into buckets, in the column of its name.
+    """A category, a number divided into buckets, or a vector, in the column of its name.
 
     A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
@@ -64,9 +67,10 @@ class Field:
       buckets: number of quantile buckets of a number; 0 for a category. A frequent number has a
         bucket of its own. The ``edges`` are found if there are none.
       sensitive: whether the field is hidden from all models; see `SensitiveField`.
-      history: the name of a list of campaigns of users' histories, see `data.history`: the field's
-        own if its values are the campaigns' ids, that of the list before it if it has their
-        attributes. Empty for other fields.
+      vector: number of components of a vector; 0 for other fields. A vector of users has a slot per
+        component; a missing one has the mean of all.
+      center, scale: means of the components of a vector, and their standard deviations, by which
+        it is standardised. They are found if there are none.
 
     Raises:
       InputError: a value is invalid or does not go with another; the message names the field.
@@ -78,7 +82,9 @@ class Field:
     separator: str = _of_tables("")
     buckets: int = _of_tables(0)
     sensitive: bool = _of_tables(False)
-    history: str = ""
+    vector: int = 0
+    center: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"schema: field {self.name!r:.60}"
@@ -91,19 +97,36 @@ class Field:
             )
         check_whole(f"{where}: slots", self.slots, 1, _MAX_SLOTS)
         check_whole(f"{where}: buckets", self.buckets, 0)
-        try:
-            edges = tuple(map(float, self.edges))  # JSON has a list
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{where}: edges are not a list of numbers") from error
-        object.__setattr__(self, "edges", edges)
-        if not all(a < b for a, b in pairwise(edges)) or not np.isfinite(edges).all():
-            raise InputError(f"{where}: edges do not ascend, or are not finite")
+        check_whole(f"{where}: vector", self.vector, 0, _MAX_VECTOR)
+        for name in ("edges", "center", "scale"):
+            try:
+                numbers = tuple(map(float, getattr(self, name)))  # JSON has a list
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"{where}: {name} are not a list of numbers") from error
+            if not np.isfinite(numbers).all():
+                raise InputError(f"{where}: {name} are not finite")
+            object.__setattr__(self, name, numbers)
+        edges = self.edges
+        if not all(a < b for a, b in pairwise(edges)):
+            raise InputError(f"{where}: edges do not ascend")
+        if self.vector and self.slots == 1:
+            object.__setattr__(self, "slots", self.vector)
+        lengths = {self.vector, self.slots, len(self.center) or self.vector}
+        of_vector = self.vector and not (self.is_number or self.separator or self.sensitive)
+        if (self.vector or self.center or self.scale) and not (
+            of_vector
+            and lengths == {self.vector}
+            and len(self.center) == len(self.scale)
+            and all(one > 0 for one in self.scale)
+        ):
+            raise InputError(
+                f"{where}: a vector has as many slots, and numbers in center and scale, as it has "
+                "components, and no buckets or separator, and is not sensitive"
+            )
         if self.separator and self.slots == 1:
             raise InputError(f"{where}: only a list has a separator; set slots to 2 or more")
         if self.buckets == 1 or (self.is_number and self.slots > 1):
             raise InputError(f"{where}: a number needs two buckets or more, and a single slot")
-        if self.history == self.name and (self.is_number or self.sensitive):
-            raise InputError(f"{where}: a history has ids of campaigns, and is not sensitive")
 
     @property
     def is_number(self) -> bool:
@@ -140,12 +163,12 @@ class Schema:
     """The M user fields and N campaign fields in use, in the order of the network's input.
 
     Attributes:
-      user, campaign: fields of users and of campaigns; campaign fields have one slot. Those of
-        tables may be sensitive, those of data and of models are not.
+      user, campaign: fields of users and of campaigns; campaign fields have one slot. Vectors come
+        first. Those of tables may be sensitive, those of data and of models are not.
       user_id: name of the id column of users, in all files that have it.
       campaign_id: name of the id column of campaigns, in all files that have it.
       missing: texts that are a missing value if a cell or a value of a list consists of one.
-      history: number of campaigns in each list of users' histories, from the examples; 0 for none.
+      history: whether users have histories, from the examples; see `data.history`.
 
     Raises:
       InputError: a field is named twice, is an id column or has an option that it cannot have; the
@@ -157,10 +180,11 @@ class Schema:
     user_id: str = _of_tables("user_id")
     campaign_id: str = _of_tables("campaign_id")
     missing: tuple[str, ...] = _of_tables(())
-    history: int = _of_tables(0)
+    history: bool = _of_tables(False)
 
     def __post_init__(self) -> None:
-        check_whole("schema: history", self.history, 0, _MAX_SLOTS)
+        user = sorted(self.user, key=lambda field: not field.vector)
+        object.__setattr__(self, "user", tuple(user))
         names = [self.user_id, self.campaign_id, *(field.name for field in self.fields)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -191,19 +215,14 @@ class Schema:
         return sum(field.slots for field in self.user)
 
     @property
+    def num_numbers(self) -> int:
+        """Number of slots of a user that hold numbers, which are the first ones."""
+        return sum(field.vector for field in self.user)
+
+    @property
     def user_starts(self) -> tuple[int, ...]:
         """First slot of each of the M user fields."""
         return (0, *accumulate(field.slots for field in self.user))[:-1]
-
-    @property
-    def lists(self) -> list[tuple[int, int, int, int]]:
-        """Per list of campaigns its number among the fields, first slot, slots and fields."""
-        found = list[tuple[int, int, int, int]]()
-        for number, (own, start) in enumerate(zip(self.user, self.user_starts, strict=True)):
-            if own.history:
-                count = sum(other.history == own.history for other in self.user)
-                found += [(number, start, own.slots, count)] if own.history == own.name else []
-        return found
 
     def value_columns(self, prefix: str) -> dict[str, Column]:
         """What the arrays of a `Vocabulary` must be, by the prefix and the field's name."""
@@ -211,8 +230,11 @@ class Schema:
         for own in self.fields:
             count = len(own.edges)
             kinds = Column("i8 U", (own.name,), order=np.less)
-            buckets = Column("i8", (count + 2,), -1, count + 1, np.less)
-            columns[prefix + own.name] = buckets if own.edges else kinds
+            if own.edges:
+                kinds = Column("i8", (count + 2,), -1, count + 1, np.less)
+            if own.vector:
+                kinds = Column("i8", (own.vector,), 0, own.vector, np.less)
+            columns[prefix + own.name] = kinds
         return columns
 
     def check_same(self, other: Schema, where: object) -> None:
@@ -239,7 +261,14 @@ class Schema:
         """Plain data that `from_json` accepts, without default values of fields."""
         plain = {own.name: own.default for own in dataclasses.fields(Field)}
         sides = {
-            side: [{k: v for k, v in vars(field).items() if v != plain[k]} for field in fields]
+            side: [
+                {
+                    k: [*v] if isinstance(v, tuple) else v
+                    for k, v in vars(field).items()
+                    if v != plain[k]
+                }
+                for field in fields
+            ]
             for side, fields in (("user", self.user), ("campaign", self.campaign))
         }
         return {**vars(self), **sides, "missing": list(self.missing)}
@@ -278,6 +307,7 @@ class Schema:
             for own in fields:
                 kind = "lists" if own.slots > 1 else "categories"
                 kind = "numbers in buckets" if own.is_number else kind
+                kind = "vectors" if own.vector else kind
                 kinds.setdefault(f"{table}, {kind}", []).append(own.name)
         return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
 
@@ -317,8 +347,9 @@ class Vocabulary:
 
     Attributes:
       values: distinct raw values per field of ``schema.fields``, in ascending order; integers or
-        strings. The value at position i of field f has table row ``offsets[f] + i``. A category is
-        one of integers if all its values are whole numbers, see `as_values`.
+        strings; of a vector, the numbers of its components. The value at position i of field f has
+        table row ``offsets[f] + i``. A category is one of integers if all its values are whole
+        numbers, see `as_values`.
     """
 
     values: tuple[np.ndarray, ...]

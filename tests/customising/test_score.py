@@ -41,7 +41,7 @@ NONE = AdaptedWeights({}, np.empty(0, np.int32), WEIGHTS.table[:0])
 def scorer_of(weights=WEIGHTS, adapted=NONE, campaign=DATA.campaign_rows[2], lengths=None):
     layout = LAYOUT if lengths is None else DATA.lengthened()[0].layout
     scorers = network_scorers(REGRESSION, layout, weights, [(adapted, campaign)])
-    return scorers_after([lengths], scorers)[0]
+    return scorers_after(lengths, scorers)[0]
 
 
 def own_rows(*rows, value=-99.0):

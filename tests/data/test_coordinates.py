@@ -9,9 +9,9 @@ from metaheac_jax.data.coordinates import (
     exposure_coordinates,
     exposure_counts,
     fractions,
-    sampled_users,
     value_coordinates,
 )
+from metaheac_jax.methods.user_features import sampled_users
 from metaheac_jax.table.layout import Layout
 
 LAYOUT = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=1)

@@ -239,7 +239,7 @@ class Readers:
         ]
         tables = self.folder / "TABLES 2"
         shutil.copytree(self.folder / "TABLES", tables)
-        (tables / "schema.json").write_text(json.dumps({**schema, "history": 3}))
+        (tables / "schema.json").write_text(json.dumps({**schema, "history": True}))
         users = pl.read_csv(tables / "users.csv").with_columns(
             user_id=pl.format("é{}", "user_id"),
             hobbies=pl.format("h{};g{}", pl.col("likes") % 5, pl.col("likes") % 3),
@@ -475,8 +475,8 @@ HOSTILE = {
         '{"user": [{"name": "city", "separator": ";", "slots": 2000000000}], '
         '"campaign": [{"name": "topic"}]}'
     ),
-    "a long history": lambda t: edited(
-        t / "schema.json", b'"history": 0', b'"history": 2000000000'
+    "a history of text": lambda t: edited(
+        t / "schema.json", b'"history": false', b'"history": "x"'
     ),
     "an empty SIMULATED": lambda t: (t / "SIMULATED").write_text(""),
     "a SIMULATED of bytes": lambda t: (t / "SIMULATED").write_bytes(b"\xff\xfe\x1b[2J"),

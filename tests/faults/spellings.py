@@ -244,7 +244,6 @@ SECRETS = {
     "number": ("income", 7654321.25),
     "sensitive": ("faith", "Zoroastrian"),
     "sensitive list": ("ills", "porphyria"),
-    "history": ("seen", "bankruptcy-advice"),
 }
 
 
@@ -260,7 +259,6 @@ def write_people(folder, rng, secrets):
         "income": (rng.integers(0, 40, n) + 0.5).tolist(),
         "faith": [f"f{own}" for own in rng.integers(0, 3, n)],
         "ills": [f"i{own}|i9" for own in rng.integers(0, 3, n)],
-        "seen": ["|".join(f"k{own}" for own in rng.choice(4, 2, replace=False)) for _ in range(n)],
     }
     for name, secret in secrets.items():
         value = users[name][0]
@@ -281,10 +279,9 @@ def write_people(folder, rng, secrets):
         {"name": "income", "edges": [10, 20, 30]},
         {"name": "faith", "sensitive": True},
         {"name": "ills", "slots": 3, "separator": "|", "sensitive": True},
-        {"name": "seen", "slots": 3, "separator": "|", "history": "seen"},
     ]
     content = {"user_id": "user_id", "campaign_id": "campaign_id", "user": fields}
-    write_json(folder / "schema.json", content | {"campaign": [{"name": "topic"}], "history": 2})
+    write_json(folder / "schema.json", content | {"campaign": [{"name": "topic"}], "history": True})
 
 
 def traces(folder, secret):

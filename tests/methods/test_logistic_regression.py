@@ -41,7 +41,7 @@ def test_with_list_lengths_they_are_values():
     method, campaign = configured("lr", list_lengths=True), TOY.campaign(5)
     [model] = customise(fit(TOY, method, campaigns=TRAIN), TOY, [campaign])
     longer, _ = TOY.lengthened()
-    counts = value_counts(longer.user_rows[:], longer.num_rows)
+    counts = value_counts(longer.layout, longer.user_rows[:], longer.num_rows)
     weights, bias = fit_regression(counts[campaign.users], campaign.labels, method.config.penalty)
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
     [without] = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, [campaign])
@@ -61,5 +61,5 @@ def test_its_log_odds_are_the_sum_of_the_weights_of_all_values(repeated):
     table = jnp.asarray(weights[:, None], jnp.float32)
     inputs = TOY.layout.inputs(table, Ids(users, campaign))
     output = jax.jit(Linear().apply)({"head": jnp.full(1, 0.25)}, *inputs)
-    expected = value_counts(users, TOY.num_rows) @ weights + 0.25
+    expected = value_counts(TOY.layout, users, TOY.num_rows) @ weights + 0.25
     np.testing.assert_allclose(output.log_odds, expected, atol=1e-5)

@@ -9,7 +9,8 @@ from metaheac_jax.table.sparse import full_lists, value_counts
 
 
 def test_every_value_of_a_user_counts():
-    found = value_counts(np.array([[0, 2, 3, 5], [1, 4, 4, 2], [5, 5, 5, 5]]), 5)
+    layout = Layout(user_slots=(1, 3), small_fields=(), num_campaign_fields=0)
+    found = value_counts(layout, np.array([[0, 2, 3, 5], [1, 4, 4, 2], [5, 5, 5, 5]]), 5)
     expected = [[1, 0, 1, 1, 0], [0, 1, 1, 0, 2], [0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(found.toarray(), expected)
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metaheac_jax.audience.held_out import FOLDS, MIN_SEEDS
+from metaheac_jax.data.batches import rows_of_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import hold_out
@@ -108,7 +109,7 @@ def calibrate(
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
     models = customise(general, data, kept, seed=seed, progress=progress)
     others = [campaign.pick(out) for campaign, out in zip(campaigns, held, strict=True)]
-    rows = (data.user_rows.of_examples(part.users, -1, part.times) for part in others)
+    rows = (rows_of_examples(data, part) for part in others)
     return [
         line(model.score(users), campaign.labels, rate)
         for campaign, model, users, rate in zip(others, models, rows, base_rates, strict=True)

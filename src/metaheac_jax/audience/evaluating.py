@@ -34,7 +34,7 @@ def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
     """(P, S) table rows of the users in a campaign's pool, which is its stage 2."""
     stage, of = dataset.stage2, dataset.stage2.of(campaign)
     times = None if stage.time is None else stage.time[of]
-    return dataset.user_rows.of_examples(stage.user[of], -1, times)
+    return dataset.user_rows.of_examples(stage.user[of], campaign, times)
 
 
 def judge_all(
@@ -89,7 +89,7 @@ def evaluate(
       InputError: no campaign can be judged, or the data does not fit the model.
       Diverged: a score is not a number.
     """
-    data = data.encoded_for(general.schema, general.vocabulary)
+    data = general.read(data)
     # Held-out campaigns are not new either, since they decided when training stopped.
     known = data.campaigns_among((*general.campaigns, *general.held_out))
     if since is not None:

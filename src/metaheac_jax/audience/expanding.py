@@ -186,6 +186,8 @@ def find_campaigns(
 ) -> tuple[Dataset, list[Campaign]]:
     """The data with the table rows of a model, and campaigns with these rows.
 
+    None of these campaigns is in histories of the data.
+
     Args:
       campaigns: G ids, or campaigns that this data has made; None as in `expand`.
       pool: (U,) bool, the users among whom random non-seeds are drawn; None for all.
@@ -194,16 +196,15 @@ def find_campaigns(
       InputError: there is no campaign of an id, none is new to the model, or the data has another
         schema than the model.
     """
-    encoded = data.encoded_for(general.schema, general.vocabulary)
-    found = []
+    encoded, found = general.read(data), []
     for each in _new_campaigns(general, data) if campaigns is None else campaigns:
         if not isinstance(each, Campaign):
             each = encoded.campaign(encoded.index_of(each), seed=seed, pool=pool)
         elif encoded is not data:
-            rows = general.vocabulary.rows_of(data.vocabulary)[each.rows]
+            rows = encoded.rows_of(each, data)
             each = replace(each, rows=rows, unknown_attributes=encoded.unknown_attributes(rows))
         found.append(each)
-    return encoded, found
+    return encoded.without_history_of([one.id for one in found if one.id is not None]), found
 
 
 def _new_campaigns(general: General, data: Dataset) -> list[int | str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaheac_jax.audience.rates import Estimate, wilson_estimate
-from metaheac_jax.data.batches import generator
+from metaheac_jax.data.batches import generator, rows_of_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.folds import folds, shuffle_classes
@@ -59,7 +59,7 @@ class Fold:
 
     def rows(self, data: Dataset) -> np.ndarray:
         """(H, S) table rows of the seeds, with the histories that they had then."""
-        return data.user_rows.of_examples(self.seeds, -1, self.held.times)
+        return rows_of_examples(data, self.held)
 
     def unknown(self, pool: np.ndarray) -> np.ndarray:
         """(U,) bool, the users of a pool, (U,) bool, who are as new to the model as its seeds.

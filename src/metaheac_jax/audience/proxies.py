@@ -53,7 +53,7 @@ def find_proxies(data: Dataset, pool: np.ndarray, *, seed: int = 0) -> list[Prox
     """
     users = generator(seed, 0).permutation(np.flatnonzero(pool))[:_SAMPLE]
     is_judged = np.arange(len(users)) % 2 == 1
-    counts = value_counts(np.asarray(data.user_rows[users]), data.num_rows)
+    counts = value_counts(data.layout, np.asarray(data.user_rows[users]), data.num_rows)
     fields = zip(data.schema.user, data.vocabulary.offsets, data.vocabulary.sizes, strict=False)
     parts = {own.name: csr_matrix(counts[:, start : start + size]) for own, start, size in fields}
 

@@ -40,7 +40,7 @@ def main(options: Options) -> None:
     if options.campaigns is None and options.examples is None and not options.exclude:
         raise InputError("add: nothing to add; give --campaigns, --examples or --exclude")
     with terminal.progress_display() as progress:
-        before = open_dataset(options.data, verify=False, histories=False)  # add verifies
+        before = open_dataset(options.data, verify=False)  # add verifies
         tables = options.campaigns, options.examples
         after = add(before, *tables, exclude=options.exclude, progress=progress)
     counts = [

@@ -10,7 +10,7 @@ width, C campaigns, F factors of a head.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,6 @@ from jax import Array
 
 from metaheac_jax.backend import in_threads, jit, profile
 from metaheac_jax.data.batches import check_slots, whole_chunk
-from metaheac_jax.data.history import Hidden
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.views import UserRows
 from metaheac_jax.model import (
@@ -42,10 +41,6 @@ _TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored t
 #: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
 PROGRAMS_KEPT = 16
 
-#: Changes of users' table rows are among the arrays of a program.
-Change = Hidden | Lengths
-jax.tree_util.register_dataclass(Hidden, ["rows"], ["schema"])
-jax.tree_util.register_dataclass(Lengths, [], ["schema", "num_rows", "num_user_rows"])
 #: Arrays and (P, S) table rows of users -> (P, C) log-odds. Programs of one kind share one object,
 #: so it is compiled once for them.
 Function = Callable[[Any, Array], Array]
@@ -59,17 +54,19 @@ class Program(NamedTuple):
       arrays: nested dicts of arrays. An array named ``table`` has one line per table row.
       num_slots: S.
       num_rows: R, which is also the pad id of users.
+      num_numbers: number of first slots that have numbers, see `table.layout`.
     """
 
     function: Function
     arrays: dict[str, Any]
     num_slots: int
     num_rows: int
+    num_numbers: int = 0
 
     def __call__(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P, C); see `over_users`."""
         function = partial(self.function, self.arrays)
-        return over_users(function, users, self.num_slots, self.num_rows)
+        return over_users(function, users, self.num_slots, self.num_rows, self.num_numbers)
 
     def on(self, device: jax.Device) -> Callable[[Array], Array]:
         """The function of users alone, with the arrays on a device."""
@@ -140,19 +137,17 @@ def sum_scorers(
     ]
 
 
-def scorers_after(changes: Sequence[Change | None], scorers: Sequence[Scorer]) -> list[Scorer]:
-    """Makes scorers of users, from scorers of users after a change; None changes nothing."""
-    together, found = dict[Hashable, Any](), list[Scorer]()
-    for change, scorer in zip(changes, scorers, strict=True):
-        if change is None:
-            found.append(scorer)
-        elif isinstance(scorer, ProgramScorer):
-            key = scorer.program, *(leaf.tobytes() for leaf in jax.tree.leaves(change))
-            changed = together.setdefault(key, partial(_changed_program, scorer.program, change))
-            found.append(replace(scorer, program=changed, num_rows=change.num_rows))
-        else:
-            found.append(lambda users, f=scorer, change=change: f(change(np.asarray(users))))
-    return found
+def scorers_after(lengths: Lengths | None, scorers: Sequence[Scorer]) -> list[Scorer]:
+    """Makes scorers of users without list lengths from scorers of users with them."""
+    if lengths is None:
+        return [*scorers]
+    together = functools.cache(lambda program: partial(_program_after, program, lengths))
+    return [
+        replace(scorer, program=together(scorer.program), num_rows=lengths.num_rows)
+        if isinstance(scorer, ProgramScorer)
+        else lambda users, scorer=scorer: scorer(lengths(np.asarray(users)))
+        for scorer in scorers
+    ]
 
 
 def groups(scorers: Sequence[Scorer]) -> Iterator[tuple[list[int], Program | None]]:
@@ -194,7 +189,7 @@ def _network_program(
     table = _with_rows(weights.table, adapted)
     arrays = {"network": params, "table": table, "campaign": campaign}
     function = network_function(network, layout)
-    return Program(function, arrays, layout.num_slots, len(weights.table))
+    return Program(function, arrays, layout.num_slots, len(weights.table), layout.num_numbers)
 
 
 def _head_program(
@@ -209,7 +204,7 @@ def _head_program(
     if any(len(adapted.rows) for adapted in every):
         arrays["own"] = {"table": jnp.asarray(value_weights(every, len(weights.table)))}
     function = head_function(network, layout)
-    return Program(function, arrays, layout.num_slots, len(weights.table))
+    return Program(function, arrays, layout.num_slots, len(weights.table), layout.num_numbers)
 
 
 def _sum_program(
@@ -222,16 +217,15 @@ def _sum_program(
     return _joined([program(part) for program, part in columns], partial(_weighted, shares=shares))
 
 
-def _changed_program(
-    program: Callable[[Sequence[Any]], Program],
-    change: Change,
-    campaigns: Sequence[Any],
+def _program_after(
+    program: Callable[[Sequence[Any]], Program], lengths: Lengths, campaigns: Sequence[Any]
 ) -> Program:
-    """The program of users before a change."""
-    changed = program(campaigns)
-    arrays = {"scorer": changed.arrays, "change": jax.tree.map(jnp.asarray, change)}
-    function = _after(changed.function)
-    return Program(function, arrays, change.schema.num_slots, change.num_rows)
+    """The program of users without list lengths."""
+    inner = program(campaigns)
+    function = _after(inner.function, lengths)
+    schema = lengths.schema
+    sizes = schema.num_slots, lengths.num_rows, schema.num_numbers
+    return Program(function, inner.arrays, *sizes)
 
 
 def _joined(
@@ -293,9 +287,9 @@ def _beside(functions: tuple[Function, ...]) -> Function:
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def _after(function: Function) -> Function:
+def _after(function: Function, lengths: Lengths) -> Function:
     def score(arrays: dict[str, Any], users: Array) -> Array:
-        return function(arrays["scorer"], arrays["change"](users))
+        return function(arrays, lengths(users))
 
     return jit(score)
 
@@ -322,7 +316,11 @@ def value_weights(campaigns: Sequence[AdaptedWeights], num_rows: int) -> np.ndar
 
 
 def over_users(
-    function: Callable[[np.ndarray], Array], users: UserRows, num_slots: int, num_rows: int
+    function: Callable[[np.ndarray], Array],
+    users: UserRows,
+    num_slots: int,
+    num_rows: int,
+    num_numbers: int = 0,
 ) -> np.ndarray:
     """Applies a function to all users, a chunk at a time, so that it compiles once.
 
@@ -333,6 +331,7 @@ def over_users(
       users: (P, S) table rows of the users, which may be a memory map.
       num_slots: S.
       num_rows: R, which pads the last chunk.
+      num_numbers: number of first slots that have numbers.
 
     Returns:
       (P, ...).
@@ -344,7 +343,8 @@ def over_users(
     chunk, num_threads = profile().chunk, profile().num_concurrent_programs
 
     def apply(start: int) -> np.ndarray:
-        return np.asarray(function(whole_chunk(users[start : start + chunk], chunk, num_rows)))
+        rows = whole_chunk(users[start : start + chunk], chunk, num_rows, num_numbers)
+        return np.asarray(function(rows))
 
     starts = range(0, max(len(users), 1), chunk)
     with closing(in_threads(apply, starts, num_threads=num_threads)) as results:

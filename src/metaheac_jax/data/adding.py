@@ -55,9 +55,12 @@ def add(
     """
     if data.folder is None:
         raise InputError(f"{data.name}: is in no folder; prepare it from tables first")
-    folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]
+    folder, of_users = (
+        data.folder,
+        ["user_rows", "user_numbers", *map("sensitive_codes_{}".format, data.sensitive)],
+    )
     with locked(folder):
-        data = open_dataset(folder, histories=False, progress=progress)
+        data = open_dataset(folder, progress=progress)
         remove_unlisted(folder)
         schema = data.schema
         excluded, gone = find_named(exclude, data.user_ids, "exclude", schema.user_id)
@@ -176,11 +179,14 @@ def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Datas
         raise InputError(f"{data.where}: all {len(gone)} users are to be excluded; keep some")
     rows = rows.filter(~gone[rows["user"].to_numpy()])
     index = (np.cumsum(~gone) - 1).astype(np.int32)
-    user_rows, used = data.user_rows[kept], np.zeros(data.num_rows + 1, bool)
+    user_rows, used = data.user_rows.without_numbers[kept], np.zeros(data.num_rows + 1, bool)
+    numbers = None if data.user_rows.numbers is None else data.user_rows.numbers[kept]
     used[user_rows] = used[data.campaign_rows] = True
     parts = zip(data.schema.fields, data.vocabulary.values, data.vocabulary.offsets, strict=True)
     values = (
-        own if field.is_number else as_values(as_texts(own[used[start : start + len(own)]]))
+        own
+        if field.is_number or field.vector
+        else as_values(as_texts(own[used[start : start + len(own)]]))
         for field, own, start in parts
     )
     vocabulary = Vocabulary(tuple(values))
@@ -189,7 +195,7 @@ def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Datas
         data,
         vocabulary=vocabulary,
         user_ids=data.user_ids[kept],
-        user_rows=UserView(lookup[user_rows]),
+        user_rows=UserView(lookup[user_rows], numbers),
         campaign_rows=lookup[data.campaign_rows],
         sensitive={name: _used(own, own.codes[kept]) for name, own in data.sensitive.items()},
     )

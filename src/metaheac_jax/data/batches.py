@@ -91,14 +91,14 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
         )
 
 
-def whole_chunk(users: UserRows, chunk: int, num_rows: int) -> np.ndarray:
+def whole_chunk(users: UserRows, chunk: int, num_rows: int, num_numbers: int = 0) -> np.ndarray:
     """(P, S) table rows of users -> (chunk, S), with the pad id R after them.
 
     Raises:
-      InputError: an id is outside the table.
+      InputError: an id is outside the table; the first ``num_numbers`` slots have none.
     """
     rows = np.asarray(users)
-    check_ids(rows, num_rows, "the users' ids")
+    check_ids(rows[:, num_numbers:], num_rows, "the users' ids")
     return np.pad(rows, ((0, chunk - len(rows)), (0, 0)), constant_values=num_rows)
 
 
@@ -158,7 +158,7 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
     """
     stage, index = dataset.stage1, None
     users, label = stage.user[examples], stage.label[examples]
-    if dataset.schema.lists:
+    if dataset.user_rows.history is not None:
         index = np.searchsorted(stage.offsets, examples, side="right") - 1
     times = None if stage.time is None else stage.time[examples]
     rows = dataset.user_rows.of_examples(users, index, times)
@@ -168,13 +168,17 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     """D_c, the examples on which a campaign's model is customised; ids are table rows."""
-    users, labels = campaign.users, campaign.labels
-    index = (
-        dataset.index_of(campaign.id) if dataset.schema.lists and campaign.id is not None else None
-    )
-    rows = dataset.user_rows.of_examples(users, index, campaign.times)
-    given = rows, labels, campaign.weights, campaign.rows
-    return _as_batch(*given, len(users), dataset.num_rows)
+    rows = rows_of_examples(dataset, campaign)
+    given = rows, campaign.labels, campaign.weights, campaign.rows
+    return _as_batch(*given, len(rows), dataset.num_rows)
+
+
+def rows_of_examples(dataset: Dataset, campaign: Campaign) -> np.ndarray:
+    """(n, S) table rows of a campaign's examples, with the histories that the users had then."""
+    index = None
+    if dataset.user_rows.history is not None and campaign.id is not None:
+        index = dataset.index_of(campaign.id)
+    return dataset.user_rows.of_examples(campaign.users, index, campaign.times)
 
 
 def _as_batch(

@@ -24,6 +24,7 @@ from metaheac_jax.schema import Field, Schema, Vocabulary, as_values, spelled
 #: all of them distinct, is left out. Lists are text with one of these separators in at least this
 #: fraction of the cells, and have at most this many slots.
 _MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
+_LEAST_SPREAD = 1e-6  # of a component of a vector, relative to its mean; others are constant
 _NA = "NA"  # as R and pandas write a missing value
 #: Types whose texts Arrow and polars spell alike; others become text in polars.
 _PLAIN = (pl.String, pl.Boolean, pl.Float64, pl.Categorical, pl.Enum)
@@ -42,6 +43,8 @@ def learn(table: Table, column: Field, missing: Sequence[str] = ()) -> tuple[Fie
     """
     where, rows = f"{table.path}: column {column.name!r}", table.scan()
     check_kind(table, column)
+    if column.vector:
+        return _standardised(table, column), np.arange(column.vector)
     if column.is_number:
         cells, number = pl.col(column.name), _number(column, missing)
         right = number.is_finite() | number.is_nan() | _text(cells, missing).is_null()
@@ -69,7 +72,11 @@ def learn(table: Table, column: Field, missing: Sequence[str] = ()) -> tuple[Fie
 def check_kind(table: Table, column: Field) -> None:
     """Refuses a column of lists that is described as single values or as text, or the reverse."""
     where, kind = f"{table.path}: column {column.name!r}", table.kind(column.name)
-    is_list = isinstance(kind, pl.List)
+    is_list = isinstance(kind, pl.List | pl.Array)
+    if column.vector:
+        if not is_list or not kind.inner.is_numeric():
+            raise InputError(f'{where}: has no lists of numbers; remove "vector" from its field')
+        return
     if column.slots > 1 and not column.separator and not is_list:
         raise InputError(f'{where}: has no lists; give the field a "separator", such as ";"')
     if is_list and (column.separator or column.slots == 1):
@@ -77,6 +84,30 @@ def check_kind(table: Table, column: Field) -> None:
             f'{where}: has lists; give a field of users "slots", the most values to keep, and no '
             '"separator"; remove a field of campaigns'
         )
+
+
+def _standardised(table: Table, column: Field) -> Field:
+    """A vector with the means and standard deviations of its components, if it has none."""
+    cells = pl.col(column.name).cast(pl.List(pl.Float64))
+    right = (cells.list.len() == column.vector) & cells.list.eval(
+        pl.element().is_finite().fill_null(False)
+    ).list.all()
+    expected = f"a list of {column.vector} finite numbers, or nothing"
+    table.check(column.name, right | cells.is_null(), expected)
+    if column.center:
+        return column
+    count, total, squares = 0, np.zeros(column.vector), np.zeros(column.vector)
+    for _, block in table.blocks([column.name]):
+        numbers = block.select(cells.list.to_array(column.vector)).to_series().drop_nulls()
+        array = numbers.to_numpy().reshape(len(numbers), column.vector)
+        count, total = count + len(array), total + array.sum(axis=0)
+        squares += np.square(array).sum(axis=0)
+    if not count:
+        raise InputError(f"{table.path}: column {column.name!r}: has no vectors; remove the field")
+    center = total / count
+    spread = np.sqrt(np.maximum(squares / count - center**2, 0))
+    scale = np.where(spread > _LEAST_SPREAD * np.abs(center), spread, 1)
+    return replace(column, center=tuple(center.tolist()), scale=tuple(scale.tolist()))
 
 
 def cell_texts(column: Field, missing: Sequence[str] = ()) -> pl.Expr:
@@ -108,10 +139,10 @@ def infer_schema(paths: Mapping[str, Path | str]) -> Schema:
     """Infers a first schema of tables, and warns of the columns that it leaves out.
 
     Ids are in the columns ``user_id`` and ``campaign_id``. Of the other user columns, numbers with
-    many values become buckets, text with separators and Parquet lists become lists, and all else
-    that can be a field categories. If a cell of users is NA, NA counts as missing. Left out are
-    columns without a name, text or numbers, and those such as a name or a time, of which each user
-    has another text or date.
+    many values become buckets, lists of equally many floats vectors, text with separators and other
+    Parquet lists lists, and all else that can be a field categories. If a cell of users is NA, NA
+    counts as missing. Left out are columns without a name, text or numbers, and those such as a
+    name or a time, of which each user has another text or date.
 
     Args:
       paths: the files of ``users`` and ``campaigns``.
@@ -139,9 +170,12 @@ def infer_schema(paths: Mapping[str, Path | str]) -> Schema:
 
 def _infer(cells: pl.Series, missing: tuple[str, ...], *, of_users: bool) -> Field | None:
     """How to read the cells (n,); None if they cannot be a field."""
-    is_list = cells.dtype == pl.List
+    is_list = isinstance(cells.dtype, pl.List | pl.Array)
     if is_list and not of_users:
         return None
+    if is_list and getattr(cells.dtype, "inner", pl.Null).is_float():
+        lengths = cells.cast(pl.List(pl.Float64)).list.len().drop_nulls().unique()
+        return Field(cells.name, vector=int(lengths[0])) if len(lengths) == 1 else None
     try:
         column = Field(cells.name, slots=2 if is_list else 1)
         text = cells.to_frame().select(cell_texts(column, missing)).to_series().drop_nulls()
@@ -207,6 +241,8 @@ def encode(
 
 def _as_arrow(cells: pl.Series) -> pa.Array:
     """A column of polars as one of Arrow, with texts where the two would spell values otherwise."""
+    if isinstance(cells.dtype, pl.Array):
+        cells = cells.arr.to_list()
     kind = cells.dtype
     inner = kind.inner if isinstance(kind, pl.List) else kind
     if not (inner in _PLAIN or inner.is_signed_integer()):

@@ -23,7 +23,6 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
 from threadpoolctl import threadpool_limits
 
-from metaheac_jax.data.views import UserRows
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.sparse import full_lists
 
@@ -31,12 +30,6 @@ _SMOOTHING = 50.0  # users added to the mass of each value, so that rare values 
 _MORE, _ROUNDS = 12, 8  # further vectors, and rounds, of the randomised method
 #: How much less examples of one label may tell of an exposure than those of the other.
 _LEAST_RATIO = 0.5
-
-
-def sampled_users(users: UserRows, count: int) -> np.ndarray:
-    """(P, S) table rows of at most ``count`` users, evenly spaced among all."""
-    step = max(1, -(-len(users) // count))
-    return np.asarray(users[::step])
 
 
 def fractions(layout: Layout, users: np.ndarray, num_rows: int) -> csr_matrix:
@@ -146,6 +139,14 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     vectors, _ = _leading(lambda vectors: rest.T @ (rest @ vectors), len(scale), width)
     vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
+
+
+def leading_components(numbers: np.ndarray, width: int) -> np.ndarray:
+    """(P, n) numbers of users -> (n, k) loadings of their k leading components; 1 if n <= k."""
+    if numbers.shape[1] <= width:
+        return np.eye(numbers.shape[1], width, dtype=np.float32)
+    _, vectors = np.linalg.eigh(np.cov(numbers, rowvar=False, dtype=np.float64))
+    return vectors[:, ::-1][:, :width].astype(np.float32)
 
 
 def _leading(

@@ -26,11 +26,13 @@ from metaheac_jax.data.campaign import (
     group_by_campaign,
     plain_id,
 )
+from metaheac_jax.data.history import NAME, ExamplesByUser, History, learn_summary
 from metaheac_jax.data.list_lengths import Lengths
 from metaheac_jax.data.user_ids import UserIds, as_ids, find, find_named
 from metaheac_jax.data.views import UserView
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.summary import Summary
 from metaheac_jax.table.layout import Layout
 
 
@@ -66,6 +68,7 @@ class Dataset:
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
       end: time before which its examples are; None for no limit.
+      by_user: its examples by user; None if users have no histories.
     """
 
     name: str
@@ -82,8 +85,12 @@ class Dataset:
     digest: str | None = None
     folder: Path | None = None
     end: int | None = None
+    by_user: ExamplesByUser | None = None
 
     def __post_init__(self) -> None:
+        if self.schema.history and self.by_user is None:
+            by_user = ExamplesByUser(self.stages.values(), len(self.user_ids))
+            object.__setattr__(self, "by_user", by_user)
         if not isinstance(self.user_rows, UserView):
             object.__setattr__(self, "user_rows", UserView(self.user_rows))
 
@@ -193,10 +200,9 @@ class Dataset:
         Otherwise whether a user was ever shown a campaign would tell the seeds. Of the seeds'
         examples, ``known`` is of the campaign itself.
         """
-        history = self.user_rows.history
-        if history is None:
+        if self.by_user is None:
             return draw_non_seeds(self.num_users, seeds, seed, taken=taken, pool=pool)
-        counts = history.num_campaigns
+        counts = self.by_user.counts
         has, able = counts > 0, np.ones(self.num_users, bool) if pool is None else pool
         fraction = np.mean(counts[seeds] > known)
         parts = [
@@ -241,7 +247,7 @@ class Dataset:
           InputError: examples have no times.
         """
         kept = {name: own.pick(self._is_before(own, time)) for name, own in self.stages.items()}
-        return replace(self, **kept, end=time)
+        return replace(self, **kept, end=time, by_user=None)
 
     def divided(self, time: int) -> Dataset:
         """Makes the examples before a time stage 1, and those from then on stage 2.
@@ -291,35 +297,84 @@ class Dataset:
         users, labels, control = map(np.concatenate, zip(*parts, strict=True))
         return users, labels, control
 
-    def encoded_for(self, schema: Schema, vocabulary: Vocabulary) -> Dataset:
+    def encoded_for(
+        self, schema: Schema, vocabulary: Vocabulary, summary: Summary | None = None
+    ) -> Dataset:
         """Encodes the data with the table rows of another vocabulary, such as a model's.
 
         Values that it lacks are unknown, see `Vocabulary.encode`.
 
+        Args:
+          summary: how histories are read, which then are a user field, too; None for none.
+
         Returns:
-          The data; the same object if the vocabularies are equal.
+          The data; the same object if nothing changes.
 
         Raises:
           InputError: the schemas differ.
         """
+        history = self.user_rows.history
+        if history is not None and history.summary is summary:
+            return self
         self.schema.check_same(schema, self.where)
         pairs = zip(self.vocabulary.values, vocabulary.values, strict=True)
-        if all(known is other or np.array_equal(known, other) for known, other in pairs):
+        data = self
+        if not all(known is other or np.array_equal(known, other) for known, other in pairs):
+            lookup = vocabulary.rows_of(self.vocabulary)
+            data = replace(
+                self,
+                vocabulary=vocabulary,
+                user_rows=self.user_rows.mapped(lookup),
+                campaign_rows=lookup[self.campaign_rows],
+            )
+        return data if summary is None else data._with_histories(summary)
+
+    def rows_of(self, campaign: Campaign, data: Dataset) -> np.ndarray:
+        """Returns the table rows (N,) here of a campaign of data from which this was encoded."""
+        added = len(self.schema.user) - len(data.schema.user)  # the history, which comes first
+        lookup = Vocabulary(self.vocabulary.values[added:]).rows_of(data.vocabulary)
+        return lookup[campaign.rows] + sum(self.vocabulary.sizes[:added])
+
+    def learned_summary(self, counted: np.ndarray) -> Summary | None:
+        """Learns how to read histories of some campaigns, (C,) bool; None if there are none."""
+        if self.by_user is None:
+            return None
+        return learn_summary(self.by_user, self._id_texts, counted)
+
+    def without_history_of(self, campaigns: Collection[int | str]) -> Dataset:
+        """Leaves campaigns, given by id, out of histories; the same object without histories."""
+        history, gone = self.user_rows.history, self.campaigns_among(campaigns)
+        if history is None or not gone.any():
             return self
-        lookup = vocabulary.rows_of(self.vocabulary)
+        weights = history.weights.copy().reshape(2, self.num_campaigns, -1)
+        weights[:, gone] = 0
+        history = replace(history, weights=weights.reshape(history.weights.shape))
+        return replace(self, user_rows=replace(self.user_rows, history=history))
+
+    def _with_histories(self, summary: Summary) -> Dataset:
+        """Adds histories as the first user field."""
+        by_user = self.by_user or ExamplesByUser(self.stages.values(), self.num_users)
+        count, used = len(summary.center), {field.name for field in self.schema.fields}
+        name = NAME
+        while name in used:
+            name += "_"
+        lookup = np.arange(count, count + self.num_rows + 1, dtype=np.int32)
+        history = History.of(by_user, summary, self._id_texts)
+        user = Field(name, vector=count), *self.schema.user
         return replace(
             self,
-            vocabulary=vocabulary,
-            user_rows=self.user_rows.mapped(lookup),
+            schema=replace(self.schema, user=user),
+            vocabulary=Vocabulary((np.arange(count), *self.vocabulary.values)),
+            user_rows=replace(self.user_rows.mapped(lookup), history=history),
             campaign_rows=lookup[self.campaign_rows],
+            by_user=by_user,
         )
 
-    def limited(self, campaigns: np.ndarray) -> Dataset:
-        """Keeps only some campaigns, (C,) bool, in histories; the same object without any."""
-        if self.user_rows.history is None:
-            return self
-        history = replace(self.user_rows.history, counted=campaigns)
-        return replace(self, user_rows=replace(self.user_rows, history=history))
+    @property
+    def _id_texts(self) -> np.ndarray:
+        """(C,) ids of campaigns as text."""
+        ids = self.campaign_ids
+        return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(str)
 
     def lengthened(self) -> tuple[Dataset, Lengths]:
         """Adds the length of each list as a user field.

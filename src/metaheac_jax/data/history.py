@@ -1,159 +1,156 @@
-"""Histories: campaigns that a user converted in, and those that she was shown and did not.
+"""Histories: numbers of what a user converted in, and of what she was shown in vain.
 
-They are user fields that are computed when rows are read, so an example that is added counts at
-once. If examples have times, that of an example has only what was before it. A *list* is a field of
-campaign ids, followed by fields with the attributes of the same campaigns in the same slots. Up to
-the number of slots, a user's last campaigns are in it, or without times any; all are chosen and
-placed without regard to labels.
+    examples by user -> counts, and sums of campaigns' coordinates -> a vector of the user
 
-An example's own campaign is in no list of its user, see `UserView.of_examples`. Nor is a campaign
-that a model was not trained on, see `Dataset.limited` and `Hidden`. So whether a slot is empty
-tells nothing of the example's label, and labels of held-out and of new campaigns are in no input. A
-field that the user table has may be such a list, too (`Field.history`).
+The vector is computed when users are read, so an example that is added counts at once. If examples
+have times, that of an example has only what was before it. An example's own campaign is not in it,
+nor is one that the model was not trained on. So labels of an example, of held-out and of new
+campaigns are in no input.
 
-Axes: U users, C campaigns, S slots of a user, H slots of a list, F fields of a list, E examples by
-user, n users that are read, R table rows.
+Axes: U users, C campaigns, E examples by user, n users that are read, H numbers of a history, k
+coordinates of a campaign.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from metaheac_jax.data.campaign import Campaign, plain_id
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.views import History
-from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.data.campaign import Examples
+from metaheac_jax.data.coordinates import campaign_coordinates
+from metaheac_jax.summary import Summary, raw_numbers
 
-NAMES = {"converted": 1, "not_converted": 0}  # the lists that are computed, and their label
-#: An attribute is in the lists if it has so few values that this many campaigns share each.
-_CAMPAIGNS_PER_VALUE = 4
+NAME = "history"  # of the field
+_COORDINATES = 58  # maximum of k
+_USERS = 600_000  # maximum number of users who give coordinates
 
 
-def with_histories(data: Dataset) -> Dataset:
-    """The data with its histories as user fields; the same object if it has none.
+class ExamplesByUser:
+    """The examples of all stages, by user.
 
-    Its examples, in all stages, make the lists, each with ``schema.history`` slots.
+    They are sorted when they are first read.
     """
-    user, of_campaign, values = data.schema.user, data.schema.campaign, data.vocabulary.values
-    slots = data.schema.history
-    if not slots and not any(field.history for field in user):
-        return data
-    ids, first = data.campaign_ids, len(user)
-    ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
-    shared = [
-        number
-        for number, of_field in enumerate(values[first:])
-        if _CAMPAIGNS_PER_VALUE * len(of_field) <= len(ids)
-    ]
-    added, known, used = (
-        list[Field](),
-        list[np.ndarray](),
-        {field.name for field in data.schema.fields},
-    )
-    for name in NAMES if slots else ():
-        while name in used:
-            name += "_"
-        added.append(Field(name, slots, history=name))
-        known.append(np.array(ids))
-        for number in shared:
-            field = of_campaign[number]
-            label = f"{name}_{field.name}"
-            added.append(Field(label, slots, field.edges, history=name))
-            known.append(values[first + number])
-    vocabulary = Vocabulary((*values[:first], *known, *values[first:]))
-    schema, pad = replace(data.schema, user=(*user, *added)), vocabulary.num_rows
-    rows = np.arange(data.num_rows + 1, dtype=np.int32)  # here, of the rows in the data
-    rows[data.vocabulary.offsets[first] :] += pad - data.num_rows
-    own_rows, texts = rows[data.campaign_rows], [str(text) for text in ids.tolist()]
-    # Positions among the values of a campaign field are those among the values of its list.
-    position = data.campaign_rows - np.array(data.vocabulary.offsets[first:])
-    position = np.column_stack([np.arange(len(ids)), position[:, shared]])
-    missing = np.column_stack([np.zeros(len(ids), bool), (own_rows == pad)[:, shared]])
-    parts, size = list[tuple[int, np.ndarray]](), 1 + len(shared)
-    for number, kind in enumerate(NAMES.values() if slots else ()):
-        start = first + number * size
-        offsets = np.array(vocabulary.offsets[start : start + size])
-        parts.append((kind, np.where(missing, pad, position + offsets).astype(np.int32)))
-    stages = [*data.stages.values()]
-    users, campaigns, labels = (
-        np.concatenate([getattr(stage, name) for stage in stages])
-        for name in ("user", "campaign", "label")
-    )
-    turn = np.random.Generator(np.random.Philox(0)).permutation(len(ids))[campaigns]
-    times, moments, keys = np.concatenate([own.optional("time") for own in stages]), None, None
-    order = np.lexsort(((turn + users.astype(np.int64)) % len(ids), times, users))
-    counts = np.bincount(users, minlength=data.num_users)
-    if any(own.time is not None for own in stages):
-        moments = np.unique(times)
-        keys = History.key(users[order].astype(np.int64), times[order], moments)
-    history = History(
-        pad,
-        np.ones(len(ids), bool),
-        slots,
-        np.append(0, np.cumsum(counts)),
-        campaigns[order],
-        labels[order],
-        parts,
-        [
-            (slice(start, start + field.slots), vocabulary.encode_texts(number, texts))
-            for number, (field, start) in enumerate(zip(user, schema.user_starts, strict=False))
-            if field.history
-        ],
-        moments,
-        keys,
-    )
-    view = replace(data.user_rows.mapped(rows), history=history)
-    return replace(
-        data, schema=schema, vocabulary=vocabulary, user_rows=view, campaign_rows=own_rows
-    )
+
+    def __init__(self, stages: Iterable[Examples], num_users: int) -> None:
+        self._stages, self._num_users = [*stages], num_users
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(U + 1,) where the examples of each user begin."""
+        counts = np.bincount(self._all("user"), minlength=self._num_users)
+        return np.append(0, np.cumsum(counts))
+
+    @cached_property
+    def campaign(self) -> np.ndarray:
+        """(E,) index of the campaign of each example."""
+        return self._all("campaign")[self._order]
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """(E,) 1 or 0."""
+        return self._all("label")[self._order]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(U,) number of examples of each user."""
+        return np.diff(self.offsets)
+
+    def until(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """(n,) users and times -> (n,) where their examples from then on begin."""
+        moments, keys = self._keys
+        key = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
+        return np.searchsorted(keys, key)
+
+    def _all(self, name: str) -> np.ndarray:
+        return np.concatenate([getattr(stage, name) for stage in self._stages])
+
+    @cached_property
+    def _times(self) -> np.ndarray:
+        return np.concatenate([stage.optional("time") for stage in self._stages])
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.lexsort((self._times, self._all("user")))
+
+    @cached_property
+    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct times, and (E,) whole numbers that ascend by user, then by time."""
+        moments, place = np.unique(self._times[self._order], return_inverse=True)
+        users = self._all("user")[self._order].astype(np.int64)
+        return moments, users * (len(moments) + 1) + place
 
 
 @dataclass(frozen=True, eq=False)
-class Hidden:
-    """Leaves campaigns out of the histories in rows.
+class History:
+    """Users' histories, computed for those that are read.
 
     Attributes:
-      schema: the fields.
-      rows: (R + 1,) bool, the table rows that are left out, with what is in the same slots.
+      examples: of all users.
+      summary: how they are read.
+      weights: (2 C, H) what an example adds, by its label, then its campaign.
     """
 
-    schema: Schema
-    rows: np.ndarray
+    examples: ExamplesByUser
+    summary: Summary
+    weights: np.ndarray
 
-    @property
-    def num_rows(self) -> int:
-        """R."""
-        return len(self.rows) - 1
+    def __call__(
+        self, users: np.ndarray, without: int | np.ndarray, times: np.ndarray | None
+    ) -> np.ndarray:
+        """(n,) user indices -> (n, H) float32; the other arguments are `UserView.of_examples`'."""
+        every = self.examples
+        first, end = every.offsets[users], every.offsets[users + 1]
+        if times is not None:
+            end = every.until(users, times)
+        starts = np.append(0, np.cumsum(end - first))
+        place = np.repeat(first - starts[:-1], end - first) + np.arange(starts[-1])
+        campaign, left_out = every.campaign[place], np.broadcast_to(without, len(users))
+        counts = campaign != np.repeat(left_out, end - first)
+        column = campaign + (every.label[place] == 1) * (len(self.weights) // 2)
+        shape = len(users), len(self.weights)
+        examples = csr_matrix((counts.astype(float), column, starts), shape)
+        return self.summary.numbers(examples, self.weights)
 
     @staticmethod
-    def of(data: Dataset, counted: np.ndarray, campaign: Campaign) -> Hidden | None:
-        """Hides this campaign, and others that do not count; None if users have no histories.
+    def of(examples: ExamplesByUser, summary: Summary, campaign_ids: np.ndarray) -> History:
+        """Makes the histories of data with these campaigns, (C,) ids as text."""
+        places = {name: number for number, name in enumerate(summary.campaigns.tolist())}
+        place = np.array([places.get(name, -1) for name in campaign_ids.tolist()])
+        weights = summary.weights.reshape(2, len(places), -1)
+        weights = np.where(place[:, None] >= 0, weights[:, place], 0)
+        return History(examples, summary, weights.reshape(-1, weights.shape[-1]))
 
-        Args:
-          data: has the vocabulary of a model.
-          counted: (C,) bool, the campaigns that the model was trained on.
-          campaign: a campaign.
-        """
-        if not data.schema.lists:
-            return None
-        hidden = {str(plain_id(key)) for key in data.campaign_ids[~counted]} | {str(campaign.id)}
-        vocabulary = data.vocabulary
-        rows = np.append(np.zeros(vocabulary.num_rows, bool), True)
-        for number, *_ in data.schema.lists:
-            start, values = vocabulary.offsets[number], vocabulary.values[number]
-            rows[start : start + len(values)] = [str(value) in hidden for value in values.tolist()]
-        return Hidden(data.schema, rows)
 
-    def __call__(self, users: Any) -> Any:
-        """(U, S) table rows of users -> the same without these campaigns; NumPy or JAX arrays."""
-        array, parts, done = users.__array_namespace__(), [], 0
-        for _, start, slots, count in self.schema.lists:
-            parts.append(users[:, done:start])
-            done = start + count * slots
-            gone = array.asarray(self.rows)[users[:, start : start + slots]]
-            gone = array.concatenate([gone] * count, axis=1)
-            parts.append(array.where(gone, self.num_rows, users[:, start:done]))
-        return array.concatenate([*parts, users[:, done:]], axis=1).astype(np.int32)
+def learn_summary(
+    examples: ExamplesByUser, campaign_ids: np.ndarray, counted: np.ndarray
+) -> Summary:
+    """Learns how to read histories; see `coordinates.campaign_coordinates`.
+
+    Args:
+      examples: of all users.
+      campaign_ids: (C,) ids as text.
+      counted: (C,) bool, the campaigns that count.
+    """
+    users = np.flatnonzero(examples.counts)
+    users = users[:: max(1, -(-len(users) // _USERS))]
+    place = np.concatenate([np.arange(*examples.offsets[u : u + 2]) for u in users])
+    who = np.repeat(np.arange(len(users)), examples.counts[users])
+    kept = counted[examples.campaign[place]]
+    who, place = who[kept], place[kept]
+    campaign, label = (np.cumsum(counted) - 1)[examples.campaign[place]], examples.label[place]
+    shape, ones = (len(users), int(counted.sum())), np.ones(len(place), np.float32)
+    others, converts = (
+        csr_matrix((ones[label == kind], (who[label == kind], campaign[label == kind])), shape)
+        for kind in (0, 1)
+    )
+    found = campaign_coordinates(converts, others, min(_COORDINATES, shape[1]))
+    sums = [np.asarray(of.sum(axis=1)) for of in (others, converts)]
+    raw = raw_numbers(np.hstack([*sums, others @ found[1] + converts @ found[0]]))
+    spread = raw.std(axis=0, dtype=float)
+    spread[2:] = spread[2:].max(initial=0)
+    scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-12), 0)
+    return Summary(campaign_ids[counted], found[::-1].copy(), raw.mean(axis=0, dtype=float), scale)

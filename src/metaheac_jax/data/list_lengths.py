@@ -40,10 +40,9 @@ class Lengths:
 
     @cached_property
     def many(self) -> list[tuple[int, Field]]:
-        """First slot and field of each many-valued field, (L,); one of a list of campaigns."""
+        """First slot and field of each many-valued field, (L,)."""
         pairs = zip(self.schema.user_starts, self.schema.user, strict=True)
-        found = ((start, field) for start, field in pairs if field.history in ("", field.name))
-        return [(start, field) for start, field in found if field.slots > 1]
+        return [(start, field) for start, field in pairs if field.slots > 1 and not field.vector]
 
     @cached_property
     def vocabularies(self) -> list[np.ndarray]:
@@ -59,7 +58,8 @@ class Lengths:
         for (start, field), row_of in zip(self.many, self._row_of_length, strict=True):
             length = there[:, start : start + field.slots].sum(axis=1)
             lengths.append(array.asarray(row_of)[length][:, None])
-        return array.concatenate([self._moved(users), *lengths], axis=1).astype(np.int32)
+        numbers, rows = users[:, : self.schema.num_numbers], users[:, self.schema.num_numbers :]
+        return array.concatenate([numbers, self._moved(rows), *lengths], axis=1).astype(np.int32)
 
     def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
         """(..., N) table rows of campaigns -> their rows in the table with the lengths."""

@@ -49,9 +49,8 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 TABLES = ("users", "campaigns", "examples")
-#: An inferred schema has histories if users with examples have so many of them on average, with
-#: slots for all campaigns of 95% of these users, up to a maximum.
-EXAMPLES_PER_USER, MAX_HISTORY = 2, 300
+#: An inferred schema has histories if users with examples have so many of them on average.
+EXAMPLES_PER_USER = 2
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
@@ -102,9 +101,9 @@ def prepare(
 
     Raises:
       InputError: a file or a column is missing or empty; or a row is wrong: a repeated id, a wrong
-        label, stage, audience, group, time or weight, text in a column of numbers, or an example of
-        an unknown campaign (the message names the file and row); or ``exclude`` is wrong, see
-        `find_named`; or most examples are of unknown users.
+        label, stage, audience, group, time, weight or vector, text in a column of numbers, or an
+        example of an unknown campaign (the message names the file and row); or ``exclude`` is
+        wrong, see `find_named`; or most examples are of unknown users.
     """
     target, paths = Path(target).resolve(), find_tables(source)
     folder = Path(source).resolve()  # of a URL, one that does not exist
@@ -132,16 +131,18 @@ def prepare(
     every = (*of_users, *of_campaigns)
     vocabulary = Vocabulary(tuple(values for own, values in every if not own.sensitive))
     sensitive = {own.name: (own, values) for own, values in of_users if own.sensitive}
-    parts = {"user_rows": (schema.of_models.user, vocabulary)}
+    user, num_vectors = schema.of_models.user, sum(own.vector > 0 for own in schema.user)
+    parts = {"user_rows": (user[num_vectors:], vocabulary, num_vectors)}
+    if num_vectors:
+        parts["user_numbers"] = user[:num_vectors], vocabulary, 0
     for name, (own, values) in sensitive.items():
-        parts[f"sensitive_codes_{name}"] = (own,), Vocabulary((values,))
+        parts[f"sensitive_codes_{name}"] = (own,), Vocabulary((values,)), 0
     table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
     table.leave_out(schema.user_id, excluded)
     examples = read_examples(table, schema, indices(ids), campaign_ids)
     counts = examples["user"].value_counts()["count"].to_numpy()
     if infers and len(counts) and counts.mean() >= EXAMPLES_PER_USER:
-        slots = int(np.quantile(counts, 0.95, method="inverted_cdf"))
-        schema = replace(schema, history=min(slots, MAX_HISTORY))
+        schema = replace(schema, history=True)
     stages = [
         as_examples(examples.filter(stage=stage), len(campaign_ids)).shuffled() for stage in (1, 2)
     ]
@@ -153,7 +154,7 @@ def prepare(
             schema=schema.of_models,
             vocabulary=vocabulary,
             user_ids=user_ids,
-            user_rows=UserView(rows["user_rows"]),
+            user_rows=UserView(rows["user_rows"], rows.get("user_numbers")),
             campaign_ids=campaign_ids,
             campaign_rows=encode(cells, schema.campaign, vocabulary, first, schema.missing),
             stage1=stages[0],
@@ -177,21 +178,22 @@ def _write_users(
     table: Table,
     missing: Sequence[str],
     count: int,
-    parts: Mapping[str, tuple[Sequence[Field], Vocabulary]],
+    parts: Mapping[str, tuple[Sequence[Field], Vocabulary, int]],
     progress: Progress,
 ) -> dict[str, np.memmap]:
     """Streams users to a ``.npy`` file for each part of their fields, and maps the files."""
     paths = {name: directory / f"{name}.npy" for name in parts}
     with ExitStack() as stack:
         files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
-        for name, (fields, _) in parts.items():
+        for name, (fields, *_) in parts.items():
             shape = count, sum(own.slots for own in fields)
-            header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+            kind = "<f4" if name == "user_numbers" else "<i4"
+            header = {"descr": kind, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
-        columns = [own.name for fields, _ in parts.values() for own in fields]
+        columns = [own.name for fields, *_ in parts.values() for own in fields]
         for start, block in table.blocks(columns):
-            for name, (fields, vocabulary) in parts.items():
-                files[name].write(encode(block, fields, vocabulary, missing=missing).tobytes())
+            for name, part in parts.items():
+                files[name].write(encode(block, *part, missing=missing).tobytes())
             progress(f"users: {Path(table.path).name}", start + len(block), count)
     return {name: np.lib.format.open_memmap(path, mode="r") for name, path in paths.items()}
 

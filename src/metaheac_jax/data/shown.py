@@ -79,8 +79,8 @@ def _share_of(data: Dataset, index: int) -> float:
     users, labels = others.users[order[:_MOST]], others.labels[order[:_MOST]]
     if min(np.bincount(labels, minlength=2)) < _LEAST:
         return 1.0
-    features = value_counts(np.asarray(data.user_rows[users]), data.num_rows)
-    of_shown = value_counts(np.asarray(data.user_rows[shown]), data.num_rows)
+    features = value_counts(data.layout, np.asarray(data.user_rows[users]), data.num_rows)
+    of_shown = value_counts(data.layout, np.asarray(data.user_rows[shown]), data.num_rows)
     order = np.argsort(draw_by_id(data.user_ids[users], b"fold"), kind="stable")
     fold = folds(labels, _FOLDS, order)
     scores, held_out = np.zeros(len(shown)), np.empty(len(users))

@@ -21,7 +21,6 @@ import numpy as np
 from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
 from metaheac_jax.data.campaign import OPTIONAL, WEIGHT, Examples
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.history import with_histories
 from metaheac_jax.data.views import UserRows, UserView
 from metaheac_jax.errors import InputError, about
 from metaheac_jax.files import fsync
@@ -36,7 +35,7 @@ from metaheac_jax.sealed import (
     write_manifest,
 )
 
-FORMAT = "metaheac_jax dataset 5"
+FORMAT = "metaheac_jax dataset 6"
 MANIFEST = "manifest.json"
 #: The schema with which tables were prepared; beside tables, with which they are to be.
 TABLE_SCHEMA = "schema.json"
@@ -120,7 +119,6 @@ def open_dataset(
     directory: Path | str,
     *,
     verify: bool = True,
-    histories: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
     """Opens a dataset with memory-mapped columns.
@@ -133,7 +131,6 @@ def open_dataset(
       directory: a directory written by `write_columns`.
       verify: also compare the SHA-256 of each file with the manifest, and check that all values are
         in range, which reads all files.
-      histories: also add the fields of histories, see `data.history`; they are not on disk.
       progress: receives the number of bytes verified.
 
     Raises:
@@ -147,8 +144,7 @@ def open_dataset(
     def read() -> Dataset:
         manifest = read_sealed(directory, MANIFEST, **options)
         with about(directory / MANIFEST):
-            data = _open(directory, manifest, verify)
-        return with_histories(data) if histories else data
+            return _open(directory, manifest, verify)
 
     return read_undisturbed(directory, MANIFEST, read)
 
@@ -166,11 +162,13 @@ def _columns(
     users, campaigns, rows, pad = (manifest[name] for name in _COUNTS)
     columns = {
         "user_key": Column("i8 S", (users,)),
-        "user_rows": Column("i4", (users, schema.num_slots), 0, pad + 1),
+        "user_rows": Column("i4", (users, schema.num_slots - schema.num_numbers), 0, pad + 1),
         "campaign_key": Column("i8 S", (campaigns,), order=np.less),
         "campaign_rows": Column("i4", (campaigns, len(schema.campaign)), 0, rows + 1),
         **schema.value_columns("values_"),
     }
+    if schema.num_numbers:
+        columns["user_numbers"] = Column("f4", (users, schema.num_numbers))
     for name in stages:
         count = manifest[name]
         columns |= {
@@ -209,7 +207,7 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
     vocabulary = Vocabulary(tuple(found[f"values_{field.name}"] for field in schema.fields))
     if vocabulary.num_rows != manifest["rows"] or manifest["pad"] > manifest["rows"]:
         raise InputError(f"rows: are not those of the {vocabulary.num_rows} values; {_REMEDY}")
-    user_rows = UserView(found["user_rows"])
+    user_rows = UserView(found["user_rows"], found.get("user_numbers"))
     if manifest["pad"] != vocabulary.num_rows:
         lookup = np.arange(manifest["pad"] + 1, dtype=np.int32)
         lookup[-1] = vocabulary.num_rows
@@ -240,10 +238,12 @@ def columns_of(dataset: Dataset) -> dict[str, UserRows]:
     """Columns by name."""
     columns: dict[str, UserRows] = {
         "user_key": dataset.user_ids,
-        "user_rows": dataset.user_rows,
+        "user_rows": dataset.user_rows.without_numbers,
         "campaign_key": dataset.campaign_ids,
         "campaign_rows": dataset.campaign_rows,
     }
+    if dataset.user_rows.numbers is not None:
+        columns["user_numbers"] = dataset.user_rows.numbers
     for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):
         columns[f"values_{field.name}"] = values
     for stage, examples in dataset.stages.items():

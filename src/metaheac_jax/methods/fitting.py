@@ -13,17 +13,16 @@ from jax.sharding import Mesh
 
 from metaheac_jax.backend import environment, processor
 from metaheac_jax.boundary import check_arrays
-from metaheac_jax.customising.score import scorers_after
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.history import Hidden
 from metaheac_jax.errors import Diverged, InputError, about, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out_campaigns import (
     halve_each,
     hold_out_campaigns,
     judge_of,
+    judge_seeds,
 )
 from metaheac_jax.methods.method import Method, Offline, Online, Trained, method_named, method_of
 from metaheac_jax.model import Customised, General, on_device
@@ -117,8 +116,9 @@ def fit(
     before = () if start is None else start.campaigns
     counted = data.campaigns_among([*before, *_ids(data, chosen)])
     counted[held] = False
+    summary = data.learned_summary(counted) if start is None else start.summary
     offline = Offline(
-        data.limited(counted),
+        data.encoded_for(data.schema, data.vocabulary, summary),
         chosen,
         seed,
         start=start,
@@ -139,11 +139,11 @@ def fit(
             "none out (offline_patience=none), or train 'lr', which learns from each campaign alone"
         )
     if offline.directory is None or (mesh is not None and not is_first()):
-        return _general(method, offline, method.fit(offline))
+        return _general(method, data, offline, method.fit(offline))
     with locked(offline.directory):
         check_own(offline.directory, RUN_MANIFEST)
         _keep_config(method, offline, offline.directory)
-        return _general(method, offline, method.fit(offline))
+        return _general(method, data, offline, method.fit(offline))
 
 
 def _check_mesh(method: Method[Any], data: Dataset, start: General | None, *others: Any) -> None:
@@ -215,9 +215,10 @@ def _keep_config(method: Method[Any], offline: Offline, directory: Path) -> None
     keep_config(path, config, {"processor": processor()}, restart=restart)
 
 
-def _general(method: Method[Any], offline: Offline, trained: Trained) -> General:
-    """The general model of a method's training."""
-    data, start = offline.dataset, offline.start
+def _general(method: Method[Any], data: Dataset, offline: Offline, trained: Trained) -> General:
+    """The general model of a method's training on data, which may lack the histories."""
+    start, history = offline.start, offline.dataset.user_rows.history
+    halves = halve_each(offline)
     own, held = _ids(data, offline.campaigns), _ids(data, offline.held_out)
     ends = [data.end] if start is None else [data.end, start.end]
     known = [own for own in ends if own is not None]
@@ -236,6 +237,8 @@ def _general(method: Method[Any], offline: Offline, trained: Trained) -> General
         judgements=trained.judgements,
         held_out=(*held, *(key for key in held_before if key not in {*held, *campaigns})),
         optimizer=trained.optimizer,
+        seed_curve=judge_seeds(method.customise, offline, halves, trained.state) if halves else (),
+        summary=None if history is None else history.summary,
     )
 
 
@@ -285,12 +288,9 @@ def customise(
         users = campaign.users
         if not len(users) or users.min() < 0 or users.max() >= data.num_users:
             raise InputError(f"{campaign.name}: expected users of {data.where}, one or more")
-    known, own = data.encoded_for(general.schema, general.vocabulary), campaigns
+    known, own = general.read(data), campaigns
     if known is not data:
-        lookup = general.vocabulary.rows_of(data.vocabulary)
-        own = [replace(campaign, rows=lookup[campaign.rows]) for campaign in campaigns]
-    counted = known.campaigns_among(general.campaigns)
-    known = known.limited(counted)
+        own = [replace(one, rows=known.rows_of(one, data)) for one in campaigns]
     given = Online(known, seed, progress)
     state = flatten_dict(dict(general.state), sep="/")
     where = f"the general model of {general.data!r}"
@@ -299,6 +299,4 @@ def customise(
         scorers = method.customise(given, on_device(general.state), own, general=not online)
     except np.linalg.LinAlgError as error:
         raise Diverged(f"{where}: {error}; fit it again") from error
-    hidden = [Hidden.of(known, counted, campaign) for campaign in own[: len(scorers)]]
-    scorers = scorers_after(hidden, scorers)
     return [Customised(general, *pair) for pair in zip(campaigns, scorers, strict=online)]

@@ -28,6 +28,7 @@ from metaheac_jax.customising.score import ProgramScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.config import Config, setting
+from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import (
     Method,
     Offline,
@@ -40,7 +41,6 @@ from metaheac_jax.methods.user_features import (
     Features,
     examples_of,
     learn_features,
-    network_of,
     vectors_of,
 )
 from metaheac_jax.model import AdaptedWeights, State, Weights
@@ -202,7 +202,7 @@ class LearnedPrior(Method[LearnedPriorConfig]):
             head = features.head(mode[:-1], mode[-1])
             return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
 
-        return adapt_each(online, network_of(online.dataset.schema), weights, campaigns, adapt)
+        return adapt_each(online, LinearHead(), weights, campaigns, adapt)
 
 
 def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

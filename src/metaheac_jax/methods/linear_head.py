@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from metaheac_jax.networks import HeadNetwork, User, concatenated
@@ -23,14 +22,7 @@ from metaheac_jax.table.pooling import UserFields
 
 @dataclass(frozen=True)
 class LinearHead(HeadNetwork):
-    """A `Network` with a campaign's ``head`` (F,); F = M k + 1.
-
-    Attributes:
-      summed: numbers of the fields whose vector is the sum over values, which tells how many there
-        are, instead of their mean.
-    """
-
-    summed: tuple[int, ...] = ()
+    """A `Network` with a campaign's ``head`` (F,); F = M k + 1."""
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
         """Parameters: the head, which is zero."""
@@ -40,9 +32,6 @@ class LinearHead(HeadNetwork):
     def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
         """(B, M, k) user fields -> offset (B,), zero, and factors (B, F)."""
         del params
-        fields = UserFields.of(user)
-        is_summed = np.isin(np.arange(len(fields.num_values)), self.summed)
-        times = jnp.where(is_summed, fields.counts, 1)[..., None]
-        vectors = concatenated(fields.dense() * times)
+        vectors = concatenated(UserFields.of(user).dense())
         one = jnp.ones_like(vectors[..., :1])
         return jnp.zeros_like(vectors[..., 0]), jnp.concatenate([vectors, one], axis=-1)

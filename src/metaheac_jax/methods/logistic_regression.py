@@ -100,7 +100,7 @@ class LogisticRegression(Method[RegressionConfig]):
         num_rows = online.dataset.num_rows
 
         def fit(examples: Batch) -> AdaptedWeights:
-            counts = value_counts(examples.ids.user, num_rows)
+            counts = value_counts(online.dataset.layout, examples.ids.user, num_rows)
             weights, bias = fit_regression(
                 counts, examples.label, self.config.penalty, weights=examples.weight
             )

@@ -186,7 +186,7 @@ class Method(ABC, Generic[ConfigT]):
         longer, moved = online.lengthened(self._has_lengths, campaigns)
         stage = self.general_scorers if general else self.adapt
         scorers = stage(longer, state, moved)
-        return scorers_after([longer.dataset.user_rows.lengths] * len(scorers), scorers)
+        return scorers_after(longer.dataset.user_rows.lengths, scorers)
 
     @property
     def _has_lengths(self) -> bool:

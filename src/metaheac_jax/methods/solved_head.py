@@ -212,7 +212,8 @@ def compiled_solver(layout: Layout) -> Callable[..., AdaptedWeights]:
     def solver(weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
         users, num_rows = examples.ids.user, len(weights.table)
         of_users = functools.partial(tower, *weights)
-        sums = over_users(of_users, users, layout.num_slots, num_rows)  # (P, 1 + F)
+        sizes = layout.num_slots, num_rows, layout.num_numbers
+        sums = over_users(of_users, users, *sizes)  # (P, 1 + F)
         missing = usual_size(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))

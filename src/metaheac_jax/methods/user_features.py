@@ -3,9 +3,10 @@
     values -> coordinates -> joint factors of users -> features
 
 A user's vector of a field is the mean of its values' `data.coordinates`, by co-occurrence and by
-exposure; of a history, the sum; of a field with few values, the fraction of each instead. What
-several fields show at once are `data.factors`. These are features, and so are the vectors of fields
-with not too many values, what is known by exposure, and what histories tell.
+exposure; of a field with few values, the fraction of each instead; of a field that is a vector, its
+leading components. What several fields show at once are `data.factors`. These are features, and so
+are the vectors of fields with not too many values, of fields that are vectors, and what is known by
+exposure.
 
 Axes: P users, S slots of a user, M user fields, R table rows, k columns of a field's vector,
 F entries of all vectors and 1, p features.
@@ -27,24 +28,21 @@ from metaheac_jax.backend import jit
 from metaheac_jax.customising.score import PROGRAMS_KEPT, over_users
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.coordinates import (
-    campaign_coordinates,
     exposure_coordinates,
     exposure_counts,
     fractions,
-    sampled_users,
+    leading_components,
     value_coordinates,
 )
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.factors import factor_model
-from metaheac_jax.data.history import NAMES
 from metaheac_jax.data.views import UserRows
 from metaheac_jax.methods.linear_head import LinearHead
 from metaheac_jax.methods.method import Offline
-from metaheac_jax.schema import Schema
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.table.sparse import value_counts
 
 _WIDTH = 10  # coordinates of each kind, and maximum number of values of a field with indicators
+_MAX_PARTS = 6  # components of a vector are so many times as many at most
 _MAX_OWN = 64  # maximum number of values of a field whose vector is a feature, too
 #: Users whose values give the coordinates, and those whose vectors give factors and scales.
 _USERS_OF_COORDINATES, _USERS_OF_FACTORS = 600_000, 1 << 16
@@ -92,54 +90,60 @@ def learn_features(offline: Offline, num_factors: int) -> tuple[np.ndarray, Feat
         mean = vectors.mean(axis=0, dtype=np.float64)
         covariance = np.cov(vectors, rowvar=False, dtype=np.float64)
         used = np.flatnonzero(np.diag(covariance) > _MIN_VARIANCE)
-        part = used // _WIDTH  # two of each field
-        field = part // 2
+        part, num_parts = used // _WIDTH, table.shape[1] // _WIDTH  # of each field
+        field = part // num_parts
         scale = _root_mean(np.diag(covariance)[used], part)
         covariance = covariance[np.ix_(used, used)] / np.outer(scale, scale)
         read = factor_model(covariance, field, num_factors).read_out()
     spread = np.sqrt(np.trace(read @ covariance @ read.T) / max(len(read), 1))
     sizes = np.array(dataset.vocabulary.sizes[:num_fields])
-    lists = [number for number, *_ in dataset.schema.lists]
-    entries = np.flatnonzero((part % 2 == 1) | (sizes <= _MAX_OWN)[field] | np.isin(field, lists))
+    are_features = (sizes <= _MAX_OWN) | [own.vector > 0 for own in dataset.schema.user]
+    entries = np.flatnonzero((part % num_parts > 0) | are_features[field])
     weights = np.zeros((len(mean) + 1, len(read) + len(entries)))
     weights[used] = np.hstack([read.T / spread, np.eye(len(used))[:, entries]]) / scale[:, None]
     weights[-1] = -mean @ weights[:-1]
-    groups = np.append(np.full(len(read), 2 * num_fields), part[entries])
+    groups = np.append(np.full(len(read), num_parts * num_fields), part[entries])
     return table, Features(weights.astype(np.float32), groups)
+
+
+def sampled_users(users: UserRows, count: int) -> np.ndarray:
+    """(P, S) table rows of at most ``count`` users, evenly spaced among all."""
+    step = max(1, -(-len(users) // count))
+    return np.asarray(users[::step])
 
 
 def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     """(P, S) table rows of users -> (R, k) coordinates by co-occurrence, then by exposure.
 
-    A value of a small field has an indicator instead. Campaigns in histories have their own.
+    A value of a small field has an indicator instead, and a component of a vector its entries in
+    the leading components.
     """
     dataset = offline.dataset
     schema, layout, num_rows = dataset.schema, dataset.layout, dataset.num_rows
     starts, sizes = dataset.vocabulary.offsets, dataset.vocabulary.sizes
     ranges = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    table = np.zeros((num_rows, 2 * _WIDTH), np.float32)
+    longest = max(own.vector for own in schema.user)
+    width = _WIDTH * max(2, min(-(-longest // _WIDTH), _MAX_PARTS))
+    table = np.zeros((num_rows, width), np.float32)
     field = np.repeat(np.arange(len(sizes)), sizes)
-    values = fractions(layout, users, num_rows)
-    table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
     pairs = list(zip(schema.user, sizes, strict=False))
-    large = [size > _WIDTH and not field.history for field, size in pairs]
+    no_vector = [not own.vector for own in schema.user]
+    values = fractions(layout, layout.only(no_vector, users, num_rows), num_rows)
+    table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
+    large = [size > _WIDTH and not own.vector for own, size in pairs]
     counts = exposure_counts(
         (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
         for rows, (label, _) in examples_of(offline)
     )
-    for rows, size, is_large in zip(ranges, sizes, large, strict=False):
-        if size <= _WIDTH:
+    for rows, (own, size), is_large in zip(ranges, pairs, large, strict=False):
+        if own.vector:
+            numbers = layout.numbers(users)[:, rows]
+            table[rows] = leading_components(numbers, width)
+        elif size <= _WIDTH:
             table[rows, :_WIDTH] = np.eye(size, _WIDTH)
         elif is_large:
             each = [csr_matrix(of[:, rows]) for of in counts]
-            table[rows, _WIDTH:] = exposure_coordinates(each, _WIDTH)
-    if schema.history:  # the last lists are those that are computed
-        lists = [ranges[number] for number, *_ in schema.lists[-len(NAMES) :]]
-        often = value_counts(users, num_rows)
-        converts, others = (csr_matrix(often[:, rows]) for rows in lists)
-        known = campaign_coordinates(converts, others, _WIDTH)
-        for rows, of in zip(lists, known, strict=True):
-            table[rows, :_WIDTH] = of
+            table[rows, _WIDTH : 2 * _WIDTH] = exposure_coordinates(each, _WIDTH)
     return table
 
 
@@ -158,23 +162,18 @@ def examples_of(
         yield rows, (stage.label[kept], weight)
 
 
-def network_of(schema: Schema) -> LinearHead:
-    """The network of a schema: the vectors of histories are sums, of other fields means."""
-    return LinearHead(tuple(number for number, field in enumerate(schema.user) if field.history))
-
-
 def vectors_of(dataset: Dataset, table: Any, users: UserRows) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) the factors of the network."""
     layout = dataset.layout
-    vectors = partial(_compiled_vectors(network_of(dataset.schema), layout), table)
-    return over_users(vectors, users, layout.num_slots, len(table))
+    vectors = partial(_compiled_vectors(layout), table)
+    return over_users(vectors, users, layout.num_slots, len(table), layout.num_numbers)
 
 
 @lru_cache(PROGRAMS_KEPT)
-def _compiled_vectors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
+def _compiled_vectors(layout: Layout) -> Callable[..., Array]:
     @jit
     def vectors(table: Array, users: Array) -> Array:
-        return network.offset_and_factors({}, layout.users(table, users))[1]
+        return LinearHead().offset_and_factors({}, layout.users(table, users))[1]
 
     return vectors
 

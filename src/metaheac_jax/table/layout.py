@@ -1,5 +1,9 @@
 """Where each field lies in the ids of an example and in the table.
 
+A vector comes before all other fields. Each of its slots has the 32 bits of a number, where other
+slots have a table row; the pad id stands for the number 0. Its field vector is the sum of the
+numbers times the table rows of its components.
+
 Axes: B examples, S slots of a user, M user fields, N campaign fields, Q users on each side of a
 reference set, k embedding width, R rows of the table.
 """
@@ -9,29 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax import Array
 
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.pooling import UserFields, fields_and_rows, summed_fields, user_fields
-from metaheac_jax.table.rows import RowIndex
+from metaheac_jax.table.rows import Ids, RowIndex
 
 #: A field with at most this many values is small.
 SMALL = 1024
-
-
-class Ids(NamedTuple):
-    """Rows of a table (the whole table, or the few rows of a step); its length is the pad id.
-
-    Attributes:
-      user: (B, S) int32, the values of the users.
-      campaign: (N,) int32, the values of the campaign that all examples share; or (B, N).
-    """
-
-    user: Any
-    campaign: Any
 
 
 @dataclass(frozen=True)
@@ -46,11 +38,13 @@ class Layout:
         `SMALL` values. The rows of these fields come first in the table, in this order, and keep
         their numbers in a step; see `pooling.user_fields`.
       num_campaign_fields: N.
+      num_vectors: number of the user fields that are vectors, the first ones.
     """
 
     user_slots: tuple[int, ...]
     small_fields: tuple[int, ...]
     num_campaign_fields: int
+    num_vectors: int = 0
 
     @staticmethod
     def of(schema: Schema, vocabulary: Vocabulary) -> Layout:
@@ -60,6 +54,7 @@ class Layout:
             user_slots=tuple(field.slots for field in schema.user),
             small_fields=tuple(takewhile(lambda size: size <= SMALL, sizes)),
             num_campaign_fields=len(schema.campaign),
+            num_vectors=sum(field.vector > 0 for field in schema.user),
         )
 
     @property
@@ -72,13 +67,22 @@ class Layout:
         """S."""
         return sum(self.user_slots)
 
+    @property
+    def num_numbers(self) -> int:
+        """Number of slots that hold numbers, and of their table rows; both are the first ones."""
+        return sum(self.user_slots[: self.num_vectors])
+
+    def numbers(self, ids: np.ndarray) -> np.ndarray:
+        """(P, S) rows of users -> (P, V) float32 numbers of their vectors."""
+        return np.ascontiguousarray(ids[:, : self.num_numbers]).view(np.float32)
+
     def users(self, table: Array, ids: Array) -> UserFields:
         """(R, k) table and (..., S) rows -> (..., M, k) field vectors of users."""
-        return user_fields(table, ids, self.user_slots, small_fields=self.small_fields)
+        return user_fields(table, ids, self.user_slots, **self._kinds)
 
     def summed(self, table: Array, ids: Array, *, mean: bool = True) -> Array:
         """(R, k) table and (..., S) rows -> (..., k), the sum over a user's field vectors."""
-        return summed_fields(table, ids, self.user_slots, mean=mean)
+        return summed_fields(table, ids, self.user_slots, self.num_vectors, mean=mean)
 
     def only(self, fields: Sequence[bool], ids: np.ndarray, num_rows: int) -> np.ndarray:
         """(P, S) rows, with the pad id R in the slots of fields (M,) that are not chosen."""
@@ -94,10 +98,12 @@ class Layout:
         Returns:
           `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k).
         """
-        return fields_and_rows(
-            table, ids.user, ids.campaign, self.user_slots, small_fields=self.small_fields
-        )
+        return fields_and_rows(table, ids.user, ids.campaign, self.user_slots, **self._kinds)
 
     def row_index(self, num_rows: int) -> RowIndex:
         """An index of a table with R rows that does not renumber the small fields' rows."""
-        return RowIndex(num_rows, sum(self.small_fields))
+        return RowIndex(num_rows, sum(self.small_fields), self.num_numbers)
+
+    @property
+    def _kinds(self) -> dict[str, Any]:
+        return {"small_fields": self.small_fields, "num_vectors": self.num_vectors}

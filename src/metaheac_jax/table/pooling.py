@@ -127,15 +127,26 @@ class UserFields:
 
 
 def user_fields(
-    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+    table: Array,
+    ids: Array,
+    slots: Sequence[int],
+    *,
+    small_fields: Sequence[int] = (),
+    num_vectors: int = 0,
 ) -> UserFields:
     """`fields_and_rows` without more rows."""
-    none = jnp.zeros(0, jnp.int32)
-    return fields_and_rows(table, ids, none, slots, small_fields=small_fields)[0]
+    none, kinds = jnp.zeros(0, jnp.int32), {"small_fields": small_fields}
+    return fields_and_rows(table, ids, none, slots, num_vectors=num_vectors, **kinds)[0]
 
 
 def fields_and_rows(
-    table: Array, ids: Array, more: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+    table: Array,
+    ids: Array,
+    more: Array,
+    slots: Sequence[int],
+    *,
+    small_fields: Sequence[int] = (),
+    num_vectors: int = 0,
 ) -> tuple[UserFields, Array]:
     """Pools the embeddings of users: the mean over a field's values, or zero if it has none.
 
@@ -147,6 +158,8 @@ def fields_and_rows(
       small_fields: number of values of each of the first fields, whose rows come first in the
         table, in this order. Up to `MAX_PRODUCT_VALUES`, a product with (..., values) fractions
         replaces gathers and, in the derivative, slower scatters with many equal ids.
+      num_vectors: number of the first fields that are vectors, which are small; see `layout`. Their
+        numbers are the fractions.
 
     Returns:
       The fields, and the (..., k) rows of ``more``.
@@ -156,6 +169,9 @@ def fields_and_rows(
     products = [f for f in multiplied if 0 < len(small[f]) < width]
     evaluated = [f for f in multiplied if f not in products]
     counts = _counts(ids < table.shape[0], of_slots, table.dtype)
+    counts = jnp.concatenate(
+        [jnp.ones_like(counts[..., :num_vectors]), counts[..., num_vectors:]], axis=-1
+    )
     gathered = [f for f in range(len(slots)) if f not in multiplied]
     # Adjacent fields with equally many slots are averaged in one operation, which is faster.
     groups = [
@@ -173,11 +189,20 @@ def fields_and_rows(
         (jnp.array([row for f in (*products, *evaluated) for row in small[f]], jnp.int32), more),
     )
     vectors = {group[0]: mean for group, mean in zip(groups, means, strict=True)}
-    fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
+    of_values = [f for f in (*products, *evaluated) if f >= num_vectors]
+    fields = [(of_slots[f], small[f]) for f in of_values]
     if profile().scatters_numbers:
         fractions = _fractions(ids, fields, table.dtype)
     else:
-        fractions = _compared(ids, fields, counts[..., [*products, *evaluated]])
+        fractions = _compared(ids, fields, counts[..., of_values])
+    if num_vectors:
+        numbers = numbers_in(ids[..., : small[num_vectors - 1].stop])
+        ends = [small[f].stop for f in range(num_vectors - 1)]
+        parts = dict(enumerate(jnp.split(numbers, ends, axis=-1)))
+        ends = np.cumsum([len(small[f]) for f in of_values])[:-1].tolist()
+        parts |= zip(of_values, jnp.split(fractions, ends, axis=-1), strict=False)
+        each = [parts[f] for f in (*products, *evaluated)]
+        fractions = jnp.concatenate(each, axis=-1).astype(table.dtype)
     ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
     product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
     product_embeddings, *blocks = jnp.split(embeddings, ends[:-1].tolist())
@@ -194,7 +219,14 @@ def fields_and_rows(
     return user, rows
 
 
-def summed_fields(table: Array, ids: Array, slots: Sequence[int], *, mean: bool = True) -> Array:
+def numbers_in(ids: Array) -> Array:
+    """(..., n) slots of vectors -> (..., n) float32 numbers."""
+    return jax.lax.bitcast_convert_type(ids, jnp.float32)
+
+
+def summed_fields(
+    table: Array, ids: Array, slots: Sequence[int], num_vectors: int = 0, *, mean: bool = True
+) -> Array:
     """(..., k) the sum over the M fields of the vectors that `user_fields` makes.
 
     It adds up one slot after the other and makes no vector per field, so it suits wide tables.
@@ -209,8 +241,11 @@ def summed_fields(table: Array, ids: Array, slots: Sequence[int], *, mean: bool 
         rows = table.at[ids[..., slot]].get(mode="clip")  # the share of the pad id is 0
         return total + rows * shares[..., slot, None]
 
+    first = sum(slots[:num_vectors])
     start = jnp.zeros((*ids.shape[:-1], table.shape[-1]), table.dtype)
-    return jax.lax.fori_loop(0, ids.shape[-1], add, start, unroll=8)
+    if first:
+        start += numbers_in(ids[..., :first]).astype(table.dtype) @ table[:first]
+    return jax.lax.fori_loop(first, ids.shape[-1], add, start, unroll=8)
 
 
 def _counts(present: Array, of_slots: Sequence[range], dtype: jnp.dtype) -> Array:

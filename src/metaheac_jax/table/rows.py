@@ -12,7 +12,7 @@ k embedding width.
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -23,6 +23,18 @@ from jax.sharding import Sharding
 from metaheac_jax.backend import jit
 
 Tree = TypeVar("Tree")
+
+
+class Ids(NamedTuple):
+    """Rows of a table (the whole table, or the few rows of a step); its length is the pad id.
+
+    Attributes:
+      user: (B, S) int32, the values of the users. The first slots may hold numbers, see `layout`.
+      campaign: (N,) int32, the values of the campaign that all examples share; or (B, N).
+    """
+
+    user: Any
+    campaign: Any
 
 
 #: A TPU gathers the rows of a table of at most this width as they are.
@@ -84,24 +96,27 @@ class RowIndex:
     the index has its own array.
     """
 
-    def __init__(self, num_rows: int, num_small_rows: int = 0) -> None:
-        """Args:
+    def __init__(self, num_rows: int, num_small_rows: int = 0, num_numbers: int = 0) -> None:
+        """Args: `Layout.row_index` gives the last two.
+
         num_rows: R.
         num_small_rows: number of first rows that always count as touched, so that they keep their
-          numbers. `Layout.row_index` sets it.
+          numbers.
+        num_numbers: number of first slots of users that hold numbers, which stay as they are.
         """
         self.num_rows, self._num_small_rows = num_rows, num_small_rows
+        self._num_numbers = num_numbers
         self._scratch = _Scratch(num_rows)
 
     def distinct(self, *ids: Any) -> np.ndarray:
-        """The rows that occur in the trees of ids, ascending, without the pad id R.
+        """The rows that occur in trees of `Ids` or of arrays, ascending, without the pad id R.
 
         Raises:
           IndexError: an id is above R.
         """
         seen = self._scratch.seen
         try:
-            for leaf in jax.tree.leaves(ids):
+            for leaf in jax.tree.leaves(jax.tree.map(self._rows_in, ids, is_leaf=_is_ids)):
                 seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
         except IndexError:
             seen[:] = False
@@ -133,4 +148,22 @@ class RowIndex:
         position[self.num_rows] = size
         rows = np.full(size, self.num_rows, np.int32)
         rows[: len(touched)] = touched
-        return rows, jax.tree.map(lambda leaf: position[np.asarray(leaf, np.intp)], ids)
+
+        def moved(ids: Any) -> Any:
+            if not isinstance(ids, Ids):
+                return position[np.asarray(ids, np.intp)]
+            user, campaign = map(moved, self._rows_in(ids))
+            numbers = np.asarray(ids.user)[..., : self._num_numbers]
+            return Ids(np.concatenate([numbers, user], axis=-1), campaign)
+
+        return rows, jax.tree.map(moved, ids, is_leaf=_is_ids)
+
+    def _rows_in(self, ids: Any) -> Any:
+        """`Ids` without the slots of numbers; arrays as they are."""
+        if not isinstance(ids, Ids):
+            return ids
+        return ids._replace(user=ids.user[..., self._num_numbers :])
+
+
+def _is_ids(tree: Any) -> bool:
+    return isinstance(tree, Ids)

@@ -48,12 +48,12 @@ def test_the_table_stays_to_the_bit_and_the_mlp_is_new(general):
     alone = replace(general, state={**general.state, "network": None})
     (model,) = customised(short, alone, NEW[:1])
     (started,) = customised(short.changed(online_epochs=0), alone, NEW[:1])
-    adapted = model.scorer.adapted
+    adapted = model.scorer.own[0]
     real = adapted.rows < DATA.num_rows
     assert real.sum() > 20
     table = np.asarray(general.state["table"])
     np.testing.assert_array_equal(np.asarray(adapted.values)[real], table[adapted.rows[real]])
-    networks = started.scorer.adapted.network, adapted.network, general.state["network"]
+    networks = started.scorer.own[0].network, adapted.network, general.state["network"]
     for start, end, trained_mlp in zip(*map(jax.tree.leaves, networks), strict=True):
         assert start.shape == trained_mlp.shape
         assert not np.array_equal(start, end)

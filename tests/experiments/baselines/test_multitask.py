@@ -70,7 +70,7 @@ def online_models(name, trained):
         customised(method.changed(online_epochs=epochs, online_patience=None), general, NEW[:1])[0]
         for epochs in (0, 2)
     )
-    return Weights(**general.state), first.scorer.adapted, model.scorer.adapted
+    return Weights(**general.state), first.scorer.own[0], model.scorer.own[0]
 
 
 def same(one, other):

@@ -9,7 +9,6 @@ from toy import aucs, dataset, with_own_rows
 
 import metaheac_jax as mh
 from experiments.baselines import pooled_trees
-from metaheac_jax.data.history import with_histories
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method, Offline, Online, Trained, configured
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
@@ -159,7 +158,7 @@ def test_other_models_have_seen_neither_the_campaign_nor_the_examples(monkeypatc
 
 def test_histories_are_refused(monkeypatch):
     monkeypatch.setattr(pooled_trees.TreesOverHead, "others", [Remembering()])
-    data = with_histories(replace(DATA, schema=replace(DATA.schema, history=3)))
+    data = replace(DATA, schema=replace(DATA.schema, history=True))
     with pytest.raises(InputError, match="histories"):
         mh.fit(data, "pooled-trees-head")
 
