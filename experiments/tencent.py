@@ -22,6 +22,7 @@ from experiments.sources.simulated import (
     open_world,
     oracle,
     seeds_only_oracle,
+    with_vector,
 )
 from experiments.sources.splits import official_split, paper_split
 from metaheac_jax.cli import terminal
@@ -63,6 +64,8 @@ class Options(RunOptions):
     """Mean number of examples, in a stage, of users of the simulated world who have some."""
     history: bool = False
     """Whether users of the simulated world have histories."""
+    vector: bool = False
+    """Whether these users have a vector, with half of what truly determines conversions."""
     out: Path = Path("runs/tencent")
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs reuse."""
@@ -103,9 +106,11 @@ def check(options: Options) -> None:
         return
     if not options.data_dir.is_dir():
         raise InputError(f"{options.data_dir}: no such folder; --data-dir has the data files")
-    if options.users is not None or options.examples is not None or options.history:
+    of_world = options.users, options.examples, options.history or None, options.vector or None
+    if any(own is not None for own in of_world):
         raise InputError(
-            "--data-dir: the data is not a simulated world; omit --users, --examples, --history"
+            "--data-dir: the data is not a simulated world; omit --users, --examples, --history "
+            "and --vector"
         )
     fixed = official.is_source(options.data_dir) or options.preset == "official"
     if options.runs > 1 and fixed:
@@ -128,6 +133,8 @@ def load(options: Options, seed: int, progress: Progress) -> Data:
         dataset = open_world(world, options.cache_dir, schema=schema, progress=progress)
         of_world = world, options.cache_dir, dataset
         truth = oracle(*of_world)
+        if options.vector:
+            dataset = with_vector(*of_world)
         if not options.is_small:
             scores = seeds_only_oracle(*of_world, paper_split(dataset, seed))
             references = {"oracle of users, with seeds": scores}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from metaheac_jax.errors import Busy
 from metaheac_jax.files import locked
 from metaheac_jax.methods.learned_prior import Prior
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import TENCENT, Schema
+from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
 from metaheac_jax.solvers.posterior import Examples, learn_prior, posterior_mode
 
 
@@ -100,6 +100,22 @@ def open_world(
     make = partial(prepare, folder, target, schema=schema, progress=progress)
     make_once(target, make, progress=progress)
     return open_dataset(target, progress=progress)
+
+
+def with_vector(world: World, cache_dir: Path, dataset: Dataset) -> Dataset:
+    """The dataset of `open_world` with a vector of users: every second of their true traits."""
+    truth, _ = read_truth(world.folder(cache_dir))
+    traits = truth.traits[np.searchsorted(truth.user_ids, dataset.user_ids), ::2]
+    numbers = ((traits - traits.mean(axis=0)) / traits.std(axis=0)).astype(np.float32)
+    count = numbers.shape[1]
+    rows = np.arange(count, count + dataset.num_rows + 1, dtype=np.int32)
+    return replace(
+        dataset,
+        schema=replace(dataset.schema, user=(Field("traits", vector=count), *dataset.schema.user)),
+        vocabulary=Vocabulary((np.arange(count), *dataset.vocabulary.values)),
+        user_rows=replace(dataset.user_rows.mapped(rows), numbers=numbers),
+        campaign_rows=rows[dataset.campaign_rows],
+    )
 
 
 def oracle(world: World, cache_dir: Path, dataset: Dataset) -> np.ndarray:
