@@ -172,7 +172,8 @@ def score_pools(
     models: Sequence[Customised], dataset: Dataset, campaigns: np.ndarray
 ) -> list[np.ndarray]:
     """The scores (P,) of each campaign's pool by its model."""
-    return [own.score(pool_rows(dataset, c)) for own, c in zip(models, campaigns, strict=True)]
+    data = models[0].general.read(dataset) if models else dataset
+    return [own.score(pool_rows(data, c)) for own, c in zip(models, campaigns, strict=True)]
 
 
 def forget_compiled() -> None:

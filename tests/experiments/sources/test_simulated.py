@@ -19,7 +19,6 @@ from metaheac_jax.audience.evaluating import judge_all
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.data.simulation.truth import read_truth
 
-
 #: A world with few campaigns.
 SHAPE = replace(
     TENCENT_WORLD,
