@@ -6,7 +6,8 @@ Needs the extras ``spark`` and ``ray``, and Java 17. The users are copies of tho
 world, so each score is tied a hundred times. An engine runs in a process of its own, with two
 workers; its time is that from users in Parquet files to the audience in one, with all checks, but
 without the start of the engine. The library has two times: that of `mh.prepare`, which reads and
-encodes the users, and that of `mh.expand`.
+encodes the users, and that of `mh.expand`. With ``--history`` the model reads histories, and the
+engines join the examples, of which each copy of a user has as many as the user.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,15 @@ import polars as pl
 import metaheac_jax as mh
 from metaheac_jax.backend import environment, num_cores
 from metaheac_jax.data.adding import add
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
 from metaheac_jax.data.simulation.world import write_world
 from metaheac_jax.methods import configured
+from metaheac_jax.schema import TENCENT
 
 WORLD_USERS = 200_000
 WORKERS = 2
+#: With histories: examples, and of a user who has some, in a stage.
+EXAMPLES, PER_USER = 3 * WORLD_USERS, 4
 _APART = 10**8  # between the ids of a user and its copy
 
 
@@ -44,11 +50,12 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=20_000_000, help="a multiple of 200,000")
     parser.add_argument("--size", type=int, default=100_000, help="of the audience")
     parser.add_argument("--method", default="metaheac")
+    parser.add_argument("--history", action="store_true", help="the model reads histories")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     folder, copies = options.folder.resolve(), options.users // WORLD_USERS
     load = os.getloadavg()[0]
-    _run(prepare, folder, copies, options.method)
+    _run(prepare, folder, copies, options.method, options.history)
     if options.prepare:
         return
     results, audiences = dict[str, Any](), []
@@ -64,7 +71,9 @@ def main() -> None:
         for own in audiences
     ]
     kept = {
-        name: value for name, value in vars(options).items() if name in ("users", "size", "method")
+        name: value
+        for name, value in vars(options).items()
+        if name in ("users", "size", "method", "history")
     }
     kept |= {"cores": num_cores(), "load_before": round(load, 2)}
     content = {**kept, "equal": all(equal), "environment": environment(), "engines": results}
@@ -72,30 +81,44 @@ def main() -> None:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
+def prepare(folder: Path, copies: int, method: str, history: bool) -> dict[str, Any]:
     """Writes the users, a model and an export, unless they are there."""
     world = folder / "world"
     if not (folder / "export").exists():
-        write_world(world, users=WORLD_USERS, min_pool_examples=300, new_campaigns=1)
-        data = mh.prepare(world, folder / "data")
+        size: dict[str, Any] = {"users": WORLD_USERS, "new_campaigns": 1}
+        if history:
+            size |= {"examples": EXAMPLES, "shape": replace(TENCENT_WORLD, per_user=PER_USER)}
+        write_world(world, min_pool_examples=300, **size)
+        schema = replace(TENCENT, history=history)
+        data = mh.prepare(world, folder / "data", schema=schema)
         new = world / "new"
         data = add(data, campaigns=new / "campaigns.csv", examples=new / "examples.csv")
         settings = {"offline_epochs": 1, "offline_patience": None}
+        config = configured(method).config
+        settings = {name: value for name, value in settings.items() if name in config}
         mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
         general = mh.load(folder / "model")
         campaign = data.campaign(data.index_of(_campaign(folder)))
         [model] = mh.customise(general, data, [campaign])
         mh.export_scorer(model, folder / "export")
-    users = pl.read_parquet(world / "users.parquet")
-    (folder / "all" / "users").mkdir(parents=True, exist_ok=True)
-    for name in ("campaigns.parquet", "examples.parquet"):
-        shutil.copy(world / name, folder / "all")
-    for path in _copies(folder)[copies:]:
-        path.unlink()
-    for copy in range(len(_copies(folder)), copies):
-        path = folder / "all" / "users" / f"{copy:05d}.parquet"
-        users.with_columns(pl.col("user_id") + copy * _APART).write_parquet(path)
+    shutil.rmtree(folder / "all", ignore_errors=True)
+    for name in ("users", "examples"):
+        frame = pl.read_parquet(world / f"{name}.parquet")
+        if name == "examples":
+            frame = frame.select("campaign_id", "user_id", "label", "stage")
+        (folder / "all" / name).mkdir(parents=True)
+        for copy in range(copies if history or name == "users" else 1):
+            path = folder / "all" / name / f"{copy:05d}.parquet"
+            frame.with_columns(pl.col("user_id") + copy * _APART).write_parquet(path)
+    shutil.copy(world / "campaigns.parquet", folder / "all")
     return {}
+
+
+def _tables(folder: Path, read: Callable[[str], Any]) -> dict[str, Any]:
+    """The users, and the examples if the model reads histories, by the reader of an engine."""
+    reads = mh.load(folder / "model").summary is not None
+    names = ("users", "examples") if reads else ("users",)
+    return {name: read(str(folder / "all" / name)) for name in names}
 
 
 def _copies(folder: Path) -> list[Path]:
@@ -114,12 +137,15 @@ def _seeds(folder: Path) -> pl.DataFrame:
 def rates(folder: Path, size: int) -> dict[str, Any]:
     """Users a second and core that one process encodes, and that it scores."""
     del size
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from metaheac_jax.engines.arrow import open_export
+    from metaheac_jax.engines.arrow import HISTORY, open_export
 
     scorer = open_export(folder / "export")
     users = pq.read_table(_copies(folder)[0])
+    if scorer.tokens:
+        users = users.append_column(HISTORY, pa.nulls(len(users), pa.list_(pa.string())))
     parts = [users.slice(at, 1 << 16) for at in range(0, users.num_rows, 1 << 16)]
     scorer(parts[0].slice(0, 10))
     start = time.process_time()
@@ -158,10 +184,10 @@ def by_spark(folder: Path, size: int) -> dict[str, Any]:
 
     builder = SparkSession.builder.master(f"local[{WORKERS}]").config("spark.driver.memory", "3g")
     spark = builder.config("spark.ui.enabled", "false").getOrCreate()
-    users = spark.read.parquet(str(folder / "all" / "users"))
+    tables = _tables(folder, spark.read.parquet)
     seeds = spark.createDataFrame(_seeds(folder).to_arrow())
     start = time.monotonic()
-    found = expand_on_spark(users, folder / "export", size, exclude=seeds)
+    found = expand_on_spark(export=folder / "export", size=size, exclude=seeds, **tables)
     checked = time.monotonic()
     found.write.mode("overwrite").parquet(str(folder / "by_spark"))
     result = _measured(start, len(_copies(folder)) * WORLD_USERS)
@@ -177,10 +203,11 @@ def by_ray(folder: Path, size: int) -> dict[str, Any]:
 
     ray.init(num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    users = ray.data.read_parquet(str(folder / "all" / "users"))
+    tables = _tables(folder, ray.data.read_parquet)
     seeds = ray.data.from_arrow(_seeds(folder).to_arrow())
     start = time.monotonic()
-    found = expand_on_ray(users, folder / "export", size, exclude=seeds, num_workers=WORKERS)
+    options: dict[str, Any] = {"exclude": seeds, "num_workers": WORKERS, **tables}
+    found = expand_on_ray(export=folder / "export", size=size, **options)
     found.write_parquet(str(folder / "by_ray"), mode=ray.data.SaveMode.OVERWRITE)
     result = _measured(start, len(_copies(folder)) * WORLD_USERS)
     ray.shutdown()
