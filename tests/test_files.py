@@ -551,14 +551,14 @@ def test_a_reader_waits_between_the_two_renames_of_a_writer(tmp_path, writers, m
 
     def wait(seconds):
         waits.append(seconds)
-        if len(waits) == 3:
+        if len(waits) >= 3 and not out.exists():  # other threads may have waited, too
             (tmp_path / "new").rename(out)
 
     monkeypatch.setattr("metaheac_jax.files.time.sleep", wait)
     with writers.of(out):
         out.rename(tmp_path / ".out.metaheac-old")
         assert read_a(out) == "new"
-        assert len(waits) == 3
+        assert len(waits) >= 3
 
 
 def test_who_may_not_lock_a_folder_is_told_that_it_is_being_replaced(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ FIXED, RANDOM = 7.0, 3.0
 def test_fixed_effects_are_those_of_the_model_written_out():
     campaigns, num_rows = np.arange(4), DATA.num_rows
     examples = [campaign_examples(DATA, DATA.campaign(c)) for c in campaigns]
-    each = [value_counts(own.ids.user, num_rows).toarray() for own in examples]
+    each = [value_counts(DATA.layout, own.ids.user, num_rows).toarray() for own in examples]
     values = np.zeros((5, num_rows + 1))  # a constant, and every table row that a campaign has
     values[:, -1] = 1
     values[np.arange(5)[:, None], DATA.campaign_rows] = 1
