@@ -93,7 +93,7 @@ def prepare(folder: Path, copies: int, method: str, history: bool) -> dict[str, 
         data = mh.prepare(world, folder / "data", schema=schema)
         new = world / "new"
         data = add(data, campaigns=new / "campaigns.csv", examples=new / "examples.csv")
-        settings = {"offline_epochs": 1, "offline_patience": None}
+        settings: dict[str, Any] = {"offline_epochs": 1, "offline_patience": None}
         config = configured(method).config
         settings = {name: value for name, value in settings.items() if name in config}
         mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
