@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,8 @@ class Options(RunOptions):
     survey: Literal["occupations", "opinions", "census"] = "occupations"
     """Who is looked for: people of an occupation, people who give an answer, or people of an
     occupation or industry in a census."""
+    history: bool = False
+    """Whether people have histories: in which other campaigns they are seeds or non-seeds."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/people")
@@ -46,6 +48,7 @@ def load(options: Options, seed: int, progress: Progress) -> Data:
     make = partial(prepare, tables, target, schema=schema, progress=progress)
     make_once(target, make, progress=progress)
     data = open_dataset(target, progress=progress)
+    data = replace(data, schema=replace(data.schema, history=options.history))
     return Data(data, paper_split(data, seed), independent_runs=False)
 
 

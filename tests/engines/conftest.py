@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import polars as pl
 import pytest
 from engine_world import CAMPAIGNS, SCHEMA, tables
 from toy import tiny
@@ -44,9 +48,16 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def historic(made):
-    """The same with histories: a model of two campaigns, and the export of the third."""
-    schema = replace(SCHEMA, history=True)
-    data = mh.prepare(made.folder, made.folder / "historic", schema=schema)
+    """The same with histories in time: a model of two campaigns, and the export of the third."""
+    tables = made.folder / "tables in time"
+    tables.mkdir()
+    for name in ("users", "campaigns"):
+        shutil.copy(made.folder / f"{name}.parquet", tables)
+    days = np.random.default_rng(1).integers(1, 29, made.examples.height)
+    times = pl.Series([date(2026, 5, int(day)) for day in days])
+    made.examples.with_columns(time=times).write_parquet(tables / "examples.parquet")
+    data = mh.prepare(tables, made.folder / "historic", schema=replace(SCHEMA, history=True))
+    assert data.stage1.time is not None
     general = mh.fit(data, tiny("solved-head"), campaigns=[0, 1])
     read = general.read(data)
     models = mh.customise(general, read, [read.campaign(2)])
