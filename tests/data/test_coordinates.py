@@ -122,7 +122,10 @@ def test_coordinates_of_campaigns_are_those_of_what_rates_leave():
     rate = converts.sum(axis=0) / shown.sum(axis=0)
     rest = np.where(shown, converts - rate, 0) / np.sqrt(shown.sum(axis=1))[:, None]
     scale = 1 / np.sqrt(shown.sum(axis=0) + 50)
-    expected = np.linalg.svd(rest * scale)[2][:3].T * scale[:, None] * np.sqrt(len(shown))
+    gram = (rest * scale).T @ (rest * scale)
+    expected = np.linalg.eigh(gram - np.diag(np.diag(gram)))[1][:, -1:] * scale[:, None]
+    expected = expected * np.sqrt(len(shown))
+    assert found.shape == (2, 12, 1)  # there is one taste
     sign = np.sign((found[0] * expected).sum(axis=0))
     np.testing.assert_allclose(found[0] * sign, (1 - rate)[:, None] * expected, atol=2e-3)
     np.testing.assert_allclose(found[1] * sign, -rate[:, None] * expected, atol=2e-3)
@@ -138,6 +141,15 @@ def test_a_user_without_a_taste_is_at_the_origin():
     np.testing.assert_allclose(found[0, 0], 0, atol=1e-6)
     np.testing.assert_allclose(found[1, 1], 0, atol=1e-6)
     assert np.abs(found[0, 2:]).min() > 1e-4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_conversions_without_a_taste_have_no_coordinates(seed):
+    rng = np.random.default_rng(seed)
+    shown = rng.random((2000, 40)) < 0.2
+    converts = shown & (rng.random(shown.shape) < rng.random(40))
+    lists = csr_matrix(converts * 1.0), csr_matrix((shown & ~converts) * 1.0)
+    assert campaign_coordinates(*lists, 20).shape[2] <= 2
 
 
 def test_there_may_be_more_coordinates_than_values():

@@ -120,14 +120,17 @@ def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray
 
 
 def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -> np.ndarray:
-    """(2, H, k) float32 coordinates of campaigns in the lists of those with a conversion, and not.
+    """(2, H, k) float32 coordinates of campaigns for those with a conversion, and without.
 
     They show who converts in the same campaigns: the counts are what is left of a conversion, 1 or
-    0, once the campaign's rate is subtracted.
+    0, once the campaign's rate is subtracted. As in `value_coordinates`, the diagonal of the Gram
+    matrix is left out; and so are eigenvalues below the highest one of noise, which has the same
+    counts with random signs (Horn 1965, "A rationale and test for the number of factors in factor
+    analysis").
 
     Args:
       converts, others: (P, H) 1 where a user converted in a campaign, or was shown it and did not.
-      width: k.
+      width: maximum of k.
     """
     shown = converts + others
     count = np.asarray(shown.sum(axis=0)).ravel()
@@ -135,10 +138,19 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     rest = csr_matrix(converts - shown.multiply(rate[None]), dtype=np.float32)
     scale = np.where(count > 0, 1 / np.sqrt(count + _SMOOTHING), 0)
     of_user = 1 / np.sqrt(np.maximum(np.asarray(shown.sum(axis=1)).ravel(), 1))
-    rest = diags(of_user) @ rest @ diags(scale)
-    vectors, _ = _leading(lambda vectors: rest.T @ (rest @ vectors), len(scale), width)
-    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors
+    rest = csr_matrix(diags(of_user) @ rest @ diags(scale))
+    signs = np.random.Generator(np.random.Philox(0)).choice([-1, 1], rest.nnz)
+    noise = csr_matrix((signs * rest.data, rest.indices, rest.indptr), rest.shape)
+    _, [edge] = _leading(_between_columns(noise), len(scale), 1)
+    vectors, values = _leading(_between_columns(rest), len(scale), width)
+    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors[:, values > edge]
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
+
+
+def _between_columns(matrix: csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that multiplies by the Gram matrix of columns, without its diagonal."""
+    norm = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel()
+    return lambda vectors: matrix.T @ (matrix @ vectors) - norm[:, None] * vectors
 
 
 def leading_components(numbers: np.ndarray, width: int) -> np.ndarray:
