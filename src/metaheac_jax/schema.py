@@ -280,6 +280,8 @@ class Schema:
         Raises:
           InputError: a key is missing or unknown, or a value is wrong; the message names it.
         """
+        if isinstance(data, dict) and type(data.get("history")) is int:
+            data = {**data, "history": data["history"] > 0}  # earlier releases have a number
         _check_keys("schema", data, Schema)
         lists: dict[str, Any] = {"missing": tuple(map(str, data.get("missing", ())))}
         for side in ("user", "campaign"):
