@@ -228,9 +228,9 @@ def test_examples_that_are_added_count_at_once(tmp_path):
 def test_a_schema_says_whether_there_are_histories():
     schema = Schema((Field("age"),), (Field("topic"),), history=True)
     assert Schema.from_json(schema.to_json()).history is True
-    for given, expected in ((20, True), (0, False)):  # of earlier releases
-        assert Schema.from_json(schema.to_json() | {"history": given}).history is expected
-    with pytest.raises(InputError, match="history is .*, expected true or false"):
+    for number, expected in ((20, True), (0, False)):  # of earlier releases
+        assert Schema.from_json(schema.to_json() | {"history": number}).history is expected
+    with pytest.raises(InputError, match=r"history is .*, expected true or false"):
         Schema.from_json(schema.to_json() | {"history": "20"})
 
 

@@ -124,7 +124,8 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
 
     They show who converts in the same campaigns: the counts are what is left of a conversion, 1 or
     0, once the campaign's rate is subtracted. As in `value_coordinates`, the diagonal of the Gram
-    matrix is left out; and so are eigenvalues below the highest one of noise, which has the same
+    matrix is left out. So an eigenvalue is negative where users convert in one campaign instead of
+    another. Left out are those that are closer to 0 than the largest of noise, which has the same
     counts with random signs (Horn 1965, "A rationale and test for the number of factors in factor
     analysis").
 
@@ -141,16 +142,20 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     rest = csr_matrix(diags(of_user) @ rest @ diags(scale))
     signs = np.random.Generator(np.random.Philox(0)).choice([-1, 1], rest.nnz)
     noise = csr_matrix((signs * rest.data, rest.indices, rest.indptr), rest.shape)
-    _, [edge] = _leading(_between_columns(noise), len(scale), 1)
-    vectors, values = _leading(_between_columns(rest), len(scale), width)
+    _, [edge] = _leading(_squared_gram(noise), len(scale), 1)
+    vectors, values = _leading(_squared_gram(rest), len(scale), width)
     vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors[:, values > edge]
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
 
 
-def _between_columns(matrix: csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that multiplies by the Gram matrix of columns, without its diagonal."""
+def _squared_gram(matrix: csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that multiplies twice by the Gram matrix of columns without its diagonal."""
     norm = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel()
-    return lambda vectors: matrix.T @ (matrix @ vectors) - norm[:, None] * vectors
+
+    def once(vectors: np.ndarray) -> np.ndarray:
+        return matrix.T @ (matrix @ vectors) - norm[:, None] * vectors
+
+    return lambda vectors: once(once(vectors))
 
 
 def leading_components(numbers: np.ndarray, width: int) -> np.ndarray:
