@@ -144,7 +144,7 @@ def rates(folder: Path, size: int) -> dict[str, Any]:
 
     scorer = open_export(folder / "export")
     users = pq.read_table(_copies(folder)[0])
-    if scorer.tokens:
+    if scorer.tokens is not None:
         users = users.append_column(HISTORY, pa.nulls(len(users), pa.list_(pa.string())))
     parts = [users.slice(at, 1 << 16) for at in range(0, users.num_rows, 1 << 16)]
     scorer(parts[0].slice(0, 10))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 from commands import contents
 from engine_world import CAMPAIGNS
@@ -106,3 +107,20 @@ def test_what_cannot_be_exported(made, tmp_path):
     with pytest.raises(InputError, match=r"thesis\.tex: is listed in no intact scorer\.json"):
         mh.export_scorer(model, tmp_path / "mine")
     assert contents(tmp_path) == {"mine"}
+
+
+def test_an_export_of_all_campaigns_that_a_model_learned_from_has_no_history_to_read(
+    made, historic, tmp_path
+):
+    """Whatever is in the column, since an audience is not told what its campaign knows."""
+    general, read = historic.models[0].general, historic.read
+    models = mh.customise(general, read, [read.campaign(0), read.campaign(1)])
+    mh.export_scorer(models, tmp_path / "export")
+    scorer = open_export(tmp_path / "export")
+    assert scorer.tokens == []
+    users = made.users.head(50)
+    some = users.with_columns(metaheac_history=pl.lit(["1:7", "0:12"]))
+    none = users.with_columns(metaheac_history=pl.lit(None, pl.List(pl.String)))
+    np.testing.assert_array_equal(scorer(some.to_arrow()), scorer(none.to_arrow()))
+    with pytest.raises(InputError, match="no column 'metaheac_history'"):
+        scorer(users.to_arrow())

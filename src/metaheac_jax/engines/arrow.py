@@ -74,6 +74,7 @@ class ArrowScorer:
       columns: names of the columns of users that it reads. If the model reads histories, the last
         is `HISTORY`, with a list of ``tokens`` for each user.
       tokens: texts that stand for an example, by its label, then its campaign; others do not count.
+        None if the model reads no histories.
     """
 
     def __init__(self, export: Export) -> None:
@@ -94,11 +95,13 @@ class ArrowScorer:
             columns |= {f"summary/{name}": own for name, own in SUMMARY_COLUMNS.items()}
         check_arrays(values, columns, f"export: {VALUES}", REMEDY)
         of_fields, self._summary = [values[f"values/{own.name}"] for own in schema.fields], None
-        self.tokens, num_slots = [], schema.num_slots
+        self.tokens: list[str] | None = None
+        num_slots = schema.num_slots
         if schema.history:
             self._summary = Summary(*(values[f"summary/{name}"] for name in Summary._fields))
             self.tokens = [f"{label}:{own}" for label in (0, 1) for own in self._summary.campaigns]
-            self._known, self._weights_of_examples = pa.array(self.tokens), self._summary.weights
+            self._known = pa.array(self.tokens, pa.string())
+            self._weights_of_examples = self._summary.weights
             self.columns.append(HISTORY)
             of_fields.insert(0, np.arange(len(self._summary.center)))  # it is the first field
             num_slots += len(self._summary.center)
@@ -165,7 +168,7 @@ class ArrowScorer:
         token = pc.index_in(lists.flatten(), self._known).fill_null(-1).to_numpy()
         known = token >= 0
         user = np.repeat(np.arange(len(length)), length)[known]
-        shape, ones = (len(length), len(self.tokens)), np.ones(known.sum())
+        shape, ones = (len(length), len(self._known)), np.ones(known.sum())
         examples = csr_matrix((ones, (user, token[known])), shape)
         return self._summary.numbers(examples, self._weights_of_examples).view(np.int32)
 

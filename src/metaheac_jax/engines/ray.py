@@ -66,7 +66,7 @@ def expand_on_ray(
     scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
     scorer.check_examples(None if examples is None else examples.columns())
     sample = pa.concat_tables(ray.get(users.limit(SAMPLE).to_arrow_refs()))
-    if scorer.tokens:
+    if scorer.tokens is not None:
         if checkpoint is not None:
             raise InputError("checkpoint: cannot be kept with examples; omit it")
         sample = sample.append_column(HISTORY, pa.nulls(len(sample), pa.list_(pa.string())))
@@ -94,7 +94,7 @@ def expand_on_ray(
         scores = users.map_batches(_Scores, fn_constructor_args=(content, user_id), **pool)
         users = _kept(scores, place, user_id)
     users = users.rename_columns({user_id: USER})
-    if examples is not None and scorer.tokens:
+    if examples is not None and scorer.tokens is not None:
         lists = _histories(examples, scorer, id_type, num_cpus)
         users = users.join(lists, "left_outer", num_cpus, on=(USER,))
     pairs, spare = None, 0
@@ -128,7 +128,10 @@ def _histories(
     examples: Dataset, scorer: ArrowScorer, id_type: pa.DataType, num_parts: int
 ) -> Dataset:
     """A row per user with examples that count: the id, and a list of tokens."""
-    names, tokens = [scorer.campaign_id, scorer.user_id, "label"], pa.array(scorer.tokens)
+    names, tokens = (
+        [scorer.campaign_id, scorer.user_id, "label"],
+        pa.array(scorer.tokens, pa.string()),
+    )
 
     def read(table: pa.Table) -> pa.Table:
         campaign, user, label = (table[name] for name in names)

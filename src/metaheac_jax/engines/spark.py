@@ -78,7 +78,7 @@ def expand_on_spark(
     check_hold_out(hold_out)
     scorer = open_export(export)
     scorer.check_examples(None if examples is None else examples.columns)
-    if scorer.tokens:  # not yet joined, for the checks of a sample
+    if scorer.tokens is not None:  # not yet joined, for the checks of a sample
         users = users.withColumn(HISTORY, F.lit(None).cast("array<string>"))
     wanted = [scorer.user_id, *scorer.columns]
     if {*wanted} <= {*users.columns}:
@@ -88,7 +88,7 @@ def expand_on_spark(
     kind = scorer.check_sample(users.limit(SAMPLE).toArrow())
     users = users.withColumnRenamed(scorer.user_id, USER)
     refuse_repeated(_repeated(users.select(USER), kind))
-    if examples is not None and scorer.tokens:
+    if examples is not None and scorer.tokens is not None:
         lists = _histories(examples, scorer, users.schema[USER].dataType)
         users = users.drop(HISTORY).join(lists, USER, "left")
     campaigns, id_type = scorer.campaigns, users.schema[USER].dataType
