@@ -225,6 +225,26 @@ def test_examples_that_are_added_count_at_once(tmp_path):
     assert again.schema.history is True
 
 
+def test_random_non_seeds_have_histories_without_those_who_are_forgotten(tmp_path):
+    users, campaigns, examples = world()
+    examples = [own for own in examples if own[0] != "k0" or own[2]]  # only seeds
+    source = write(tmp_path / "tables", users, campaigns, examples)
+    mh.prepare(source, tmp_path / "data", schema=replace(SCHEMA, history=True))
+    gone, seeds = examples[0][1], {own[1] for own in examples if own[0] == "k0"}
+    shown = [user for user in users["user_id"] if user not in seeds][:9]
+    frame = pl.DataFrame({"campaign_id": "k0", "user_id": shown, "label": 0, "audience": 1})
+    added = mh.add(mh.open_dataset(tmp_path / "data"), examples=frame, exclude=[gone])
+    assert added.num_users == len(added.by_user.counts) == 79
+    given = added.campaign(0)
+    assert {*given.labels.tolist()} == {0, 1}
+
+
+def test_training_continues_with_the_histories_of_the_model():
+    first = mh.fit(ALONE, tiny("solved-head"), campaigns=range(20), held_out=range(20, 24))
+    more = mh.fit(ALONE, tiny("solved-head"), start=first, campaigns=range(20), held_out=())
+    assert more.summary is first.summary
+
+
 def test_a_schema_says_whether_there_are_histories():
     schema = Schema((Field("age"),), (Field("topic"),), history=True)
     assert Schema.from_json(schema.to_json()).history is True

@@ -225,4 +225,4 @@ def _with_rows(data: Dataset, rows: pl.DataFrame, touched: np.ndarray) -> Datase
     conditions = ~out & ~second, second, out
     stages = [as_examples(rows.filter(own), data.num_campaigns) for own in conditions]
     left_out = stages[2] if len(stages[2].user) else None
-    return replace(data, stage1=stages[0], stage2=stages[1], left_out=left_out)
+    return replace(data, stage1=stages[0], stage2=stages[1], left_out=left_out, by_user=None)
