@@ -51,7 +51,7 @@ class Encoder:
         """Refuses a column of another type."""
         right, expected = _is_value(kind), "text, numbers, dates, or true and false"
         if self.field.vector:
-            right = _is_list(kind) and _is_value(_plain(kind.value_type))
+            right = _is_list(kind) and _is_number(kind.value_type)
             expected = f"lists of {self.field.vector} numbers"
         elif self.field.separator:
             right, expected = is_text(kind), "text with separators"
@@ -104,30 +104,21 @@ class Encoder:
 
     def _vectors(self, column: pa.Array) -> np.ndarray:
         """(P, V) float32 standardised numbers of vectors; 0, the mean, for a missing one."""
-        count, name = self.field.vector, self.field.name
-        present = column.is_valid().to_numpy(zero_copy_only=False)
-        lists = column.drop_null()
-        wrong = pc.list_value_length(lists).to_numpy(zero_copy_only=False) != count
-        try:
-            flat = (
-                pc.cast(lists.flatten(), pa.float64())
-                .fill_null(np.nan)
-                .to_numpy(zero_copy_only=False)
-            )
-        except pa.ArrowInvalid as error:
-            raise InputError(f"users: column {name!r}: {error}; repair it") from error
-        if wrong.any() or not np.isfinite(flat).all():
-            finite = (
-                np.ones(len(wrong), bool)
-                if wrong.any()
-                else np.isfinite(flat.reshape(-1, count)).all(axis=1)
-            )
-            row = np.flatnonzero(present)[np.flatnonzero(wrong | ~finite)[0]]
+        count, lists = self.field.vector, column.drop_null()
+        right = pc.list_value_length(lists).to_numpy(zero_copy_only=False) == count
+        cells = pc.cast(lists.filter(pa.array(right, pa.bool_())).flatten(), pa.float64())
+        raw = cells.fill_null(np.nan).to_numpy(zero_copy_only=False).reshape(-1, count)
+        with np.errstate(over="ignore"):
+            standard = ((raw - self.field.center) / self.field.scale).astype(np.float32)
+        right[right] = np.isfinite(standard).all(axis=1)
+        present = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        if not right.all():
             raise InputError(
-                f"users: row {row + 1}: column {name!r} has no {count} finite numbers; repair it"
+                f"users: row {present[right.argmin()] + 1}: column {self.field.name!r} has no "
+                f"{count} finite numbers; repair it"
             )
         numbers = np.zeros((len(column), count), np.float32)
-        numbers[present] = (flat.reshape(-1, count) - self.field.center) / self.field.scale
+        numbers[present] = standard
         return numbers
 
     def _lists(self, column: pa.Array) -> pa.Array:
@@ -230,6 +221,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _is_list(kind: pa.DataType) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -203,6 +203,25 @@ def test_a_wrong_field_is_refused(options):
         Field("taste", **{"vector": 4} | options)
 
 
+def test_a_vector_may_be_all_that_is_known(tmp_path):
+    folder = tables(tmp_path / "tables", VECTORS.tolist(), pl.List(pl.Float64))
+    schema = Schema((Field("taste", vector=4),), (Field("topic"),))
+    data = mh.prepare(folder, tmp_path / "data", schema=schema)
+    assert data.user_rows.shape == (200, 4)
+    assert mh.expand(mh.fit(data, tiny("lr")), data, 1, size=5).height == 5
+
+
+def test_a_number_that_is_too_large_once_it_is_scaled_is_refused(tmp_path):
+    folder = tables(tmp_path / "tables", VECTORS.tolist(), pl.List(pl.Float64))
+    data = mh.prepare(folder, tmp_path / "data")
+    vectors = VECTORS.copy()
+    vectors[6, 2] = 1e300
+    users = pl.read_parquet(folder / "users.parquet").with_columns(taste=vectors)
+    users.with_columns(pl.col("taste").arr.to_list()).write_parquet(folder / "users.parquet")
+    with pytest.raises(InputError, match=r"row 7.*'taste'"):
+        mh.prepare(folder, tmp_path / "again", schema=data.schema)
+
+
 def test_an_export_reads_the_column(tmp_path):
     folder = tables(tmp_path / "tables", VECTORS.tolist(), pl.List(pl.Float64))
     data = mh.prepare(folder, tmp_path / "data")
@@ -216,6 +235,9 @@ def test_an_export_reads_the_column(tmp_path):
     short = users.with_columns(taste=pl.col("taste").list.head(3)).to_arrow()
     with pytest.raises(InputError, match="users: row 1: column 'taste' has no 4 finite numbers"):
         scorer(short)
+    words = users.with_columns(taste=pl.col("taste").cast(pl.List(pl.String))).to_arrow()
+    with pytest.raises(InputError, match=r"'taste' is of type .*expected lists of 4 numbers"):
+        scorer(words)
     assert {
         own.field for own in audience_traits(data, np.arange(200) < 180, np.ones(200, bool))
     } <= {"city"}

@@ -232,10 +232,15 @@ def encode(
       first: position of the first of these fields in the vocabulary.
       missing: as in `Schema`.
     """
-    parts = []
+    parts = [np.empty((len(frame), 0), np.int32)]
     for number, field in enumerate(fields, start=first):
         encoder = Encoder(number, field, vocabulary, tuple(missing))
-        parts.append(encoder.rows(_as_arrow(frame[field.name])))
+        cells = frame[field.name]
+        parts.append(
+            encoder.rows(
+                cells.cast(pl.List(pl.Float64)).to_arrow() if field.vector else _as_arrow(cells)
+            )
+        )
     return np.concatenate(parts, axis=1)
 
 
