@@ -17,8 +17,9 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.checkpoint import CheckpointConfig
 
+from metaheac_jax.encoding import array_of
 from metaheac_jax.engines.arrow import HISTORY, ArrowScorer, open_export, scorer_of_worker
-from metaheac_jax.engines.repeated_ids import PART, divided, refuse_repeated, repeated
+from metaheac_jax.engines.repeated_ids import PART, divided, parts_of, refuse_repeated, repeated
 from metaheac_jax.engines.top_users import (
     BLOCK,
     CAMPAIGN,
@@ -128,16 +129,15 @@ def _histories(
     examples: Dataset, scorer: ArrowScorer, id_type: pa.DataType, num_parts: int
 ) -> Dataset:
     """A row per user with examples that count: the id, and a list of tokens."""
-    names, tokens = (
-        [scorer.campaign_id, scorer.user_id, "label"],
-        pa.array(scorer.tokens, pa.string()),
-    )
+    names = [scorer.campaign_id, scorer.user_id, "label"]
+    tokens = pa.array(scorer.tokens, pa.string())
 
     def read(table: pa.Table) -> pa.Table:
         campaign, user, label = (table[name] for name in names)
         label = pc.cast(pc.cast(label, pa.int8()), pa.string())
         token = pc.binary_join_element_wise(label, pc.cast(campaign, pa.string()), ":")
-        rows = pa.table({USER: pc.cast(user, id_type), HISTORY: token})
+        ids = array_of(pc.cast(user, id_type))
+        rows = pa.table({USER: ids, HISTORY: token, PART: parts_of(ids)})
         return rows.filter(pc.is_in(token, tokens))
 
     def listed(rows: pa.Table) -> pa.Table:
@@ -145,8 +145,7 @@ def _histories(
         return lists.rename_columns({f"{HISTORY}_list": HISTORY}).select([USER, HISTORY])
 
     rows = examples.map_batches(read, batch_format="pyarrow", batch_size=None)
-    whole = rows.repartition(num_parts, keys=[USER])
-    return whole.map_batches(listed, batch_format="pyarrow", batch_size=None)
+    return rows.groupby(PART, num_partitions=num_parts).map_groups(listed, batch_format="pyarrow")
 
 
 def _kept(scores: Dataset, place: str, user_id: str) -> Dataset:

@@ -17,9 +17,14 @@ from metaheac_jax.errors import InputError
 PART, _PARTS = "part", 64
 
 
+def parts_of(ids: pa.Array) -> np.ndarray:
+    """(n,) uint8 part of each id, which depends on nothing else."""
+    return (pl.Series(ids).hash() % _PARTS).to_numpy().astype(np.uint8)
+
+
 def divided(ids: pa.Array) -> pa.Table:
-    """A list of ids for each part; the part of an id depends on nothing else."""
-    part = (pl.Series(ids).hash() % _PARTS).to_numpy().astype(np.uint8)
+    """A list of ids for each part."""
+    part = parts_of(ids)
     ids = ids.take(pa.array(np.argsort(part, kind="stable")))
     ends = np.cumsum(np.bincount(part, minlength=_PARTS))
     lists = pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), ids)
