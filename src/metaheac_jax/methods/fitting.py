@@ -98,7 +98,7 @@ def fit(
     """
     method = configured(method) if isinstance(method, str) else method
     check_whole("seed", seed, 0)
-    held = np.empty(0, int) if held_out is None else np.asarray(held_out)
+    held = np.empty(0, int) if held_out is None or not len(held_out) else np.asarray(held_out)
     rest = np.setdiff1d(np.arange(data.num_campaigns), held)
     chosen = rest if campaigns is None else np.asarray(campaigns)
     check_indices(data, np.append(chosen, held) if len(held) else chosen)
