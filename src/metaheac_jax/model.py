@@ -21,7 +21,7 @@ from jax import Array
 
 from metaheac_jax.backend import jit, processor
 from metaheac_jax.boundary import COUNT, Column, Columns, check_arrays, check_plain, read_array
-from metaheac_jax.data.batches import check_slots
+from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.views import UserRows
@@ -188,7 +188,7 @@ class General:
             return ""
         return (
             f"{count:,} seeds are few: on {point.campaigns} held-out campaigns, {point.seeds:,} "
-            f"seeds of each gave an AUC of {point.auc:.3f}, and half of them all "
+            f"seeds of each gave an AUC of {point.auc:.3f}, and half of each one's seeds "
             f"{point.auc_of_all:.3f}"
         )
 
@@ -224,10 +224,16 @@ class Customised:
         """Scores users: (P, S) table rows -> (P,), higher for more likely converts.
 
         Raises:
-          InputError: users do not have the number of slots of the model's schema.
+          InputError: users do not have the number of slots of the model's schema, or an id is
+            outside its table.
           Diverged: a score is not a number.
         """
-        check_slots(users, self.general.num_slots)
+        general = self.general
+        check_slots(users, general.num_slots)
+        if isinstance(users, np.ndarray):
+            numbers = general.num_slots - general.schema.num_slots + general.schema.num_numbers
+            num_rows = general.vocabulary.num_rows + general.num_slots - general.schema.num_slots
+            check_ids(users[:, numbers:], num_rows, "the users' ids")
         return self.check_scores(self.scorer(users))
 
     def check_scores(self, scores: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from metaheac_jax.customising.score import (
 )
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.logistic_regression import LINEAR
-from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.model import AdaptedWeights, Customised, General, Weights
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset()
@@ -110,9 +110,14 @@ def test_a_joint_program_scores_as_each_alone_in_the_order_of_its_scorers():
 # What is refused --------------------------------------------------------------------------------
 
 
+def scored(users):
+    general = General("linear", {}, DATA.schema, DATA.vocabulary, {}, "toy", (), 0)
+    return Customised(general, DATA.campaign(2), scorer_of()).score(users)
+
+
 def refusal(users):
     with pytest.raises(InputError) as refused:
-        scorer_of()(users)
+        scored(users)
     message = str(refused.value)
     assert "\n" not in message
     return message
@@ -129,7 +134,7 @@ def test_users_ids_outside_the_table_are_refused_and_no_others(wrong, user, slot
     users = DATA.user_rows[:6].copy()
     users[user, slot] = wrong
     if 0 <= wrong <= ROWS:
-        assert np.isfinite(scorer_of()(users)).all()
+        assert np.isfinite(scored(users)).all()
     else:
         assert refusal(users) == (
             f"the users' ids include {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"

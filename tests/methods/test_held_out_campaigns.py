@@ -270,9 +270,8 @@ def test_what_few_seeds_are_worth(monkeypatch):
     assert sum(size >= 10 for size in sizes) == 4
     model = replace(fit(data, "lr"), seed_curve=points)
     assert "2 seeds of each gave an AUC of 0.500" in model.told_of_seeds(1)
-    assert (
-        "5 seeds of each gave an AUC of 0.500, and half of them all 1.000" in model.told_of_seeds(3)
-    )
+    told = model.told_of_seeds(3)
+    assert "5 seeds of each gave an AUC of 0.500, and half of each one's seeds 1.000" in told
     assert model.told_of_seeds(6) == ""
     even = replace(model, seed_curve=(SeedPoint(5, 0.995, 1.0, 6),))
     assert even.told_of_seeds(3) == ""

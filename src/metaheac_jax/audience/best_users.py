@@ -104,7 +104,7 @@ def _on_devices(
         users = pool[start : start + size]
         pad = 0, size - len(users)
         return Chunk(
-            whole_chunk(data.user_rows[users], size, program.num_rows, program.num_numbers),
+            whole_chunk(data.user_rows[users], size, program.num_rows),
             np.pad(ranks[users], pad, constant_values=PADDING),
             np.pad([_are_not(one.seeds, users) for one in group], ((0, 0), pad)),
         )

@@ -54,19 +54,17 @@ class Program(NamedTuple):
       arrays: nested dicts of arrays. An array named ``table`` has one line per table row.
       num_slots: S.
       num_rows: R, which is also the pad id of users.
-      num_numbers: number of first slots that have numbers, see `table.layout`.
     """
 
     function: Function
     arrays: dict[str, Any]
     num_slots: int
     num_rows: int
-    num_numbers: int = 0
 
     def __call__(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P, C); see `over_users`."""
         function = partial(self.function, self.arrays)
-        return over_users(function, users, self.num_slots, self.num_rows, self.num_numbers)
+        return over_users(function, users, self.num_slots, self.num_rows)
 
     def on(self, device: jax.Device) -> Callable[[Array], Array]:
         """The function of users alone, with the arrays on a device."""
@@ -189,7 +187,7 @@ def _network_program(
     table = _with_rows(weights.table, adapted)
     arrays = {"network": params, "table": table, "campaign": campaign}
     function = network_function(network, layout)
-    return Program(function, arrays, layout.num_slots, len(weights.table), layout.num_numbers)
+    return Program(function, arrays, layout.num_slots, len(weights.table))
 
 
 def _head_program(
@@ -204,7 +202,7 @@ def _head_program(
     if any(len(adapted.rows) for adapted in every):
         arrays["own"] = {"table": jnp.asarray(value_weights(every, len(weights.table)))}
     function = head_function(network, layout)
-    return Program(function, arrays, layout.num_slots, len(weights.table), layout.num_numbers)
+    return Program(function, arrays, layout.num_slots, len(weights.table))
 
 
 def _sum_program(
@@ -223,9 +221,7 @@ def _program_after(
     """The program of users without list lengths."""
     inner = program(campaigns)
     function = _after(inner.function, lengths)
-    schema = lengths.schema
-    sizes = schema.num_slots, lengths.num_rows, schema.num_numbers
-    return Program(function, inner.arrays, *sizes)
+    return Program(function, inner.arrays, lengths.schema.num_slots, lengths.num_rows)
 
 
 def _joined(
@@ -316,11 +312,7 @@ def value_weights(campaigns: Sequence[AdaptedWeights], num_rows: int) -> np.ndar
 
 
 def over_users(
-    function: Callable[[np.ndarray], Array],
-    users: UserRows,
-    num_slots: int,
-    num_rows: int,
-    num_numbers: int = 0,
+    function: Callable[[np.ndarray], Array], users: UserRows, num_slots: int, num_rows: int
 ) -> np.ndarray:
     """Applies a function to all users, a chunk at a time, so that it compiles once.
 
@@ -331,19 +323,18 @@ def over_users(
       users: (P, S) table rows of the users, which may be a memory map.
       num_slots: S.
       num_rows: R, which pads the last chunk.
-      num_numbers: number of first slots that have numbers.
 
     Returns:
       (P, ...).
 
     Raises:
-      InputError: an id is outside the table, or the number of slots of the users is wrong.
+      InputError: the number of slots of the users is wrong.
     """
     check_slots(users, num_slots)
     chunk, num_threads = profile().chunk, profile().num_concurrent_programs
 
     def apply(start: int) -> np.ndarray:
-        rows = whole_chunk(users[start : start + chunk], chunk, num_rows, num_numbers)
+        rows = whole_chunk(users[start : start + chunk], chunk, num_rows)
         return np.asarray(function(rows))
 
     starts = range(0, max(len(users), 1), chunk)

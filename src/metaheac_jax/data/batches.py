@@ -91,14 +91,9 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
         )
 
 
-def whole_chunk(users: UserRows, chunk: int, num_rows: int, num_numbers: int = 0) -> np.ndarray:
-    """(P, S) table rows of users -> (chunk, S), with the pad id R after them.
-
-    Raises:
-      InputError: an id is outside the table; the first ``num_numbers`` slots have none.
-    """
+def whole_chunk(users: UserRows, chunk: int, num_rows: int) -> np.ndarray:
+    """(P, S) table rows of users -> (chunk, S), with the pad id R after them."""
     rows = np.asarray(users)
-    check_ids(rows[:, num_numbers:], num_rows, "the users' ids")
     return np.pad(rows, ((0, chunk - len(rows)), (0, 0)), constant_values=num_rows)
 
 

@@ -59,11 +59,21 @@ class ExamplesByUser:
         """(U,) number of examples of each user."""
         return np.diff(self.offsets)
 
-    def until(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """(n,) users and times -> (n,) where their examples from then on begin."""
-        moments, keys = self._keys
-        key = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
-        return np.searchsorted(keys, key)
+    def places(
+        self, users: np.ndarray, times: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the examples of users are, (n,) indices, and, if times are given, were by then.
+
+        Returns:
+          Places of their examples, user by user, and (n + 1,) where those of each user begin.
+        """
+        first, end = self.offsets[users], self.offsets[users + 1]
+        if times is not None:
+            moments, keys = self._keys
+            key = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
+            end = np.searchsorted(keys, key)
+        starts = np.append(0, np.cumsum(end - first))
+        return np.repeat(first - starts[:-1], end - first) + np.arange(starts[-1]), starts
 
     def _all(self, name: str) -> np.ndarray:
         return np.concatenate([getattr(stage, name) for stage in self._stages])
@@ -103,13 +113,9 @@ class History:
     ) -> np.ndarray:
         """(n,) user indices -> (n, H) float32; the other arguments are `UserView.of_examples`'."""
         every = self.examples
-        first, end = every.offsets[users], every.offsets[users + 1]
-        if times is not None:
-            end = every.until(users, times)
-        starts = np.append(0, np.cumsum(end - first))
-        place = np.repeat(first - starts[:-1], end - first) + np.arange(starts[-1])
+        place, starts = every.places(users, times)
         campaign, left_out = every.campaign[place], np.broadcast_to(without, len(users))
-        counts = campaign != np.repeat(left_out, end - first)
+        counts = campaign != np.repeat(left_out, np.diff(starts))
         column = campaign + (every.label[place] == 1) * (len(self.weights) // 2)
         shape = len(users), len(self.weights)
         examples = csr_matrix((counts.astype(float), column, starts), shape)
@@ -137,8 +143,8 @@ def learn_summary(
     """
     users = np.flatnonzero(examples.counts)
     users = users[:: max(1, -(-len(users) // _USERS))]
-    place = np.concatenate([np.arange(*examples.offsets[u : u + 2]) for u in users])
-    who = np.repeat(np.arange(len(users)), examples.counts[users])
+    place, starts = examples.places(users)
+    who = np.repeat(np.arange(len(users)), np.diff(starts))
     kept = counted[examples.campaign[place]]
     who, place = who[kept], place[kept]
     campaign, label = (np.cumsum(counted) - 1)[examples.campaign[place]], examples.label[place]

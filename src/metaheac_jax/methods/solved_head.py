@@ -212,7 +212,7 @@ def compiled_solver(layout: Layout) -> Callable[..., AdaptedWeights]:
     def solver(weights: Weights, examples: Batch, *, penalty: float) -> AdaptedWeights:
         users, num_rows = examples.ids.user, len(weights.table)
         of_users = functools.partial(tower, *weights)
-        sizes = layout.num_slots, num_rows, layout.num_numbers
+        sizes = layout.num_slots, num_rows
         sums = over_users(of_users, users, *sizes)  # (P, 1 + F)
         missing = usual_size(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))

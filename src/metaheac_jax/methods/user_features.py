@@ -166,7 +166,7 @@ def vectors_of(dataset: Dataset, table: Any, users: UserRows) -> np.ndarray:
     """(P, S) table rows of users -> (P, F) the factors of the network."""
     layout = dataset.layout
     vectors = partial(_compiled_vectors(layout), table)
-    return over_users(vectors, users, layout.num_slots, len(table), layout.num_numbers)
+    return over_users(vectors, users, layout.num_slots, len(table))
 
 
 @lru_cache(PROGRAMS_KEPT)
