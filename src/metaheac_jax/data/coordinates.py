@@ -12,7 +12,7 @@ Those of *exposure* place values near each other whose users were shown the same
 tell whom campaigns are aimed at, also by fields that occur with no other field's values.
 
 Axes: P users, S slots of a user, R rows of the table, k coordinates, C campaigns, H campaigns in
-histories, V values of a field.
+histories, A values of their attributes, V values of a field.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from metaheac_jax.table.sparse import full_lists
 
 _SMOOTHING = 50.0  # users added to the mass of each value, so that rare values are near the origin
 _MORE, _ROUNDS = 12, 8  # further vectors, and rounds, of the randomised method
+#: Minimum number of campaigns that share an attribute with coordinates, and their weight, which is
+#: 1 for an eigenvector.
+_MIN_SHARING, _OF_ATTRIBUTES = 3, 0.3
 #: How much less examples of one label may tell of an exposure than those of the other.
 _LEAST_RATIO = 0.5
 
@@ -119,7 +122,9 @@ def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray
     return (scale[:, None] * vectors * kept * np.sqrt(count)).astype(np.float32)
 
 
-def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -> np.ndarray:
+def campaign_coordinates(
+    converts: csr_matrix, others: csr_matrix, attributes: csr_matrix, width: int
+) -> np.ndarray:
     """(2, H, k) float32 coordinates of campaigns for those with a conversion, and without.
 
     They show who converts in the same campaigns: the counts are what is left of a conversion, 1 or
@@ -127,10 +132,12 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     matrix is left out. So an eigenvalue is negative where users convert in one campaign instead of
     another. Left out are those that are closer to 0 than the largest of noise, which has the same
     counts with random signs (Horn 1965, "A rationale and test for the number of factors in factor
-    analysis").
+    analysis"). The attributes that most campaigns share have the coordinates that are left, so that
+    a user's sums tell in which kinds of campaigns she converts.
 
     Args:
       converts, others: (P, H) 1 where a user converted in a campaign, or was shown it and did not.
+      attributes: (H, A) 1 where a campaign has one of A values of its fields.
       width: maximum of k.
     """
     shown = converts + others
@@ -144,7 +151,11 @@ def campaign_coordinates(converts: csr_matrix, others: csr_matrix, width: int) -
     noise = csr_matrix((signs * rest.data, rest.indices, rest.indptr), rest.shape)
     _, [edge] = _leading(_squared_gram(noise), len(scale), 1)
     vectors, values = _leading(_squared_gram(rest), len(scale), width)
-    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * vectors[:, values > edge]
+    vectors, sharing = vectors[:, values > edge], np.asarray(attributes.sum(axis=0)).ravel()
+    most = np.argsort(-sharing, kind="stable")[: width - vectors.shape[1]]
+    most = most[sharing[most] >= _MIN_SHARING]
+    columns = _OF_ATTRIBUTES * attributes[:, most].toarray() / np.sqrt(sharing[most])
+    vectors = np.sqrt(shown.shape[0]) * scale[:, None] * np.hstack([vectors, columns])
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
 
 

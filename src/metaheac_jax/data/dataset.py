@@ -339,7 +339,7 @@ class Dataset:
         """Learns how to read histories of some campaigns, (C,) bool; None if there are none."""
         if self.by_user is None:
             return None
-        return learn_summary(self.by_user, self._id_texts, counted)
+        return learn_summary(self.by_user, self._id_texts, self.campaign_rows, counted)
 
     def without_history_of(self, campaigns: Collection[int | str]) -> Dataset:
         """Leaves campaigns, given by id, out of histories; the same object without histories."""

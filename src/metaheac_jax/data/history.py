@@ -7,8 +7,8 @@ have times, that of an example has only what was before it. An example's own cam
 nor is one that the model was not trained on. So labels of an example, of held-out and of new
 campaigns are in no input.
 
-Axes: U users, C campaigns, E examples by user, n users that are read, H numbers of a history, k
-coordinates of a campaign.
+Axes: U users, C campaigns, N campaign fields, E examples by user, n users that are read, H numbers
+of a history, k coordinates of a campaign.
 """
 
 from __future__ import annotations
@@ -132,13 +132,14 @@ class History:
 
 
 def learn_summary(
-    examples: ExamplesByUser, campaign_ids: np.ndarray, counted: np.ndarray
+    examples: ExamplesByUser, campaign_ids: np.ndarray, rows: np.ndarray, counted: np.ndarray
 ) -> Summary:
     """Learns how to read histories; see `coordinates.campaign_coordinates`.
 
     Args:
       examples: of all users.
       campaign_ids: (C,) ids as text.
+      rows: (C, N) table rows of the campaigns' attributes.
       counted: (C,) bool, the campaigns that count.
     """
     users = np.flatnonzero(examples.counts)
@@ -153,7 +154,10 @@ def learn_summary(
         csr_matrix((ones[label == kind], (who[label == kind], campaign[label == kind])), shape)
         for kind in (0, 1)
     )
-    found = campaign_coordinates(converts, others, min(_COORDINATES, shape[1]))
+    values, column = np.unique(rows[counted], return_inverse=True)
+    having = np.repeat(np.arange(shape[1]), rows.shape[1]), column.ravel()
+    attributes = csr_matrix((np.ones(column.size), having), (shape[1], len(values)))
+    found = campaign_coordinates(converts, others, attributes, min(_COORDINATES, shape[1]))
     sums = [np.asarray(of.sum(axis=1)) for of in (others, converts)]
     raw = raw_numbers(np.hstack([*sums, others @ found[1] + converts @ found[0]]))
     spread = raw.std(axis=0, dtype=float)
