@@ -107,7 +107,7 @@ def test_a_user_without_values_is_no_obstacle():
     assert np.isfinite(coordinates(rows, 2)).all()
 
 
-NO_ATTRIBUTES = csr_matrix((12, 0))
+NO_ATTRIBUTES = np.zeros((12, 0))
 
 
 def histories(count=400, campaigns=12, seed=0):
@@ -151,7 +151,7 @@ def test_who_converts_in_one_campaign_instead_of_another_is_told():
     first = rng.random(2000) < 0.5
     converts = np.column_stack([first, ~first, rng.random((2000, 6)) < 0.5])
     lists = csr_matrix(converts * 1.0), csr_matrix(~converts * 1.0)
-    found = campaign_coordinates(*lists, csr_matrix((8, 0)), 8)
+    found = campaign_coordinates(*lists, np.zeros((8, 0)), 8)
     assert found.shape[2] >= 1
     pair, rest = np.abs(found[0, :2, 0]), np.abs(found[0, 2:, 0])
     assert pair.min() > 5 * rest.max()
@@ -163,7 +163,7 @@ def test_conversions_without_a_taste_have_no_coordinates(seed):
     shown = rng.random((2000, 40)) < 0.2
     converts = shown & (rng.random(shown.shape) < rng.random(40))
     lists = csr_matrix(converts * 1.0), csr_matrix((shown & ~converts) * 1.0)
-    assert campaign_coordinates(*lists, csr_matrix((40, 0)), 20).shape[2] <= 4
+    assert campaign_coordinates(*lists, np.zeros((40, 0)), 20).shape[2] <= 4
 
 
 def test_attributes_that_campaigns_share_have_the_coordinates_that_are_left():
@@ -171,8 +171,8 @@ def test_attributes_that_campaigns_share_have_the_coordinates_that_are_left():
     shown = rng.random((2000, 12)) < 0.5
     converts = shown & (rng.random(shown.shape) < 0.5)
     lists = csr_matrix(converts * 1.0), csr_matrix((shown & ~converts) * 1.0)
-    values = np.column_stack([np.arange(12) < 8, np.arange(12) >= 8, np.arange(12) < 2]) * 1.0
-    found = campaign_coordinates(*lists, csr_matrix(values), 12)
+    values = np.column_stack([np.arange(12) < 8, np.arange(12) >= 8, np.arange(12) < 2])
+    found = campaign_coordinates(*lists, values, 12)
     alone = campaign_coordinates(*lists, NO_ATTRIBUTES, 12)
     others, rate = alone.shape[2], converts.sum(axis=0) / shown.sum(axis=0)
     np.testing.assert_array_equal(found[..., :others], alone)
@@ -182,7 +182,7 @@ def test_attributes_that_campaigns_share_have_the_coordinates_that_are_left():
         np.testing.assert_allclose(found[0, :, others + value], (1 - rate) * expected, rtol=1e-5)
         np.testing.assert_allclose(found[1, :, others + value], -rate * expected, rtol=1e-5)
     assert found.shape[2] == others + 2
-    fewer = campaign_coordinates(*lists, csr_matrix(values), others + 1)
+    fewer = campaign_coordinates(*lists, values, others + 1)
     assert fewer.shape[2] == others + 1
 
 

@@ -123,7 +123,7 @@ def exposure_coordinates(counts: Iterable[csr_matrix], width: int) -> np.ndarray
 
 
 def campaign_coordinates(
-    converts: csr_matrix, others: csr_matrix, attributes: csr_matrix, width: int
+    converts: csr_matrix, others: csr_matrix, attributes: np.ndarray, width: int
 ) -> np.ndarray:
     """(2, H, k) float32 coordinates of campaigns for those with a conversion, and without.
 
@@ -137,7 +137,7 @@ def campaign_coordinates(
 
     Args:
       converts, others: (P, H) 1 where a user converted in a campaign, or was shown it and did not.
-      attributes: (H, A) 1 where a campaign has one of A values of its fields.
+      attributes: (H, A) bool, whether a campaign has each of A values of its fields.
       width: maximum of k.
     """
     shown = converts + others
@@ -151,10 +151,10 @@ def campaign_coordinates(
     noise = csr_matrix((signs * rest.data, rest.indices, rest.indptr), rest.shape)
     _, [edge] = _leading(_squared_gram(noise), len(scale), 1)
     vectors, values = _leading(_squared_gram(rest), len(scale), width)
-    vectors, sharing = vectors[:, values > edge], np.asarray(attributes.sum(axis=0)).ravel()
+    vectors, sharing = vectors[:, values > edge], attributes.sum(axis=0)
     most = np.argsort(-sharing, kind="stable")[: width - vectors.shape[1]]
     most = most[sharing[most] >= _MIN_SHARING]
-    columns = _OF_ATTRIBUTES * attributes[:, most].toarray() / np.sqrt(sharing[most])
+    columns = _OF_ATTRIBUTES * attributes[:, most] / np.sqrt(sharing[most])
     vectors = np.sqrt(shown.shape[0]) * scale[:, None] * np.hstack([vectors, columns])
     return np.stack([(1 - rate)[:, None] * vectors, -rate[:, None] * vectors]).astype(np.float32)
 

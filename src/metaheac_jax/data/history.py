@@ -154,9 +154,7 @@ def learn_summary(
         csr_matrix((ones[label == kind], (who[label == kind], campaign[label == kind])), shape)
         for kind in (0, 1)
     )
-    values, column = np.unique(rows[counted], return_inverse=True)
-    having = np.repeat(np.arange(shape[1]), rows.shape[1]), column.ravel()
-    attributes = csr_matrix((np.ones(column.size), having), (shape[1], len(values)))
+    attributes = (rows[counted][..., None] == np.unique(rows[counted])).any(axis=1)
     found = campaign_coordinates(converts, others, attributes, min(_COORDINATES, shape[1]))
     sums = [np.asarray(of.sum(axis=1)) for of in (others, converts)]
     raw = raw_numbers(np.hstack([*sums, others @ found[1] + converts @ found[0]]))
