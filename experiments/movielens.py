@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.baselines.factorisation import factorisation_scores
+from experiments.baselines.one_hot import ONE_HOT, one_hot_scores
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
 from experiments.sources.movielens import (
@@ -28,8 +29,8 @@ ONLINE_EPOCHS = 20
 class Options(RunOptions):
     """Trains and judges the methods on MovieLens; writes a report.
 
-    There are two references: the fraction of a user's ratings that are likes, and a matrix
-    factorisation with a regression per movie.
+    There are three references: the fraction of a user's ratings that are likes, a matrix
+    factorisation with a regression per movie, and a regression on the movies that a user rated.
     """
 
     methods: tuple[str, ...] = ("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
@@ -57,6 +58,7 @@ def load(options: Options, seed: int) -> Data:
     scores = {
         "like-rate (no campaign)": like_rate(dataset, split.train),
         "matrix factorisation": factorisation_scores(dataset, split),
+        ONE_HOT: one_hot_scores(dataset, split),
     }
     return Data(dataset, split, scores, independent_runs=False)
 

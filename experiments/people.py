@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from experiments.baselines.one_hot import ONE_HOT, one_hot_scores
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, compare
 from experiments.sources.people import SURVEYS, schema_of, write_people
@@ -49,7 +50,9 @@ def load(options: Options, seed: int, progress: Progress) -> Data:
     make_once(target, make, progress=progress)
     data = open_dataset(target, progress=progress)
     data = replace(data, schema=replace(data.schema, history=options.history))
-    return Data(data, paper_split(data, seed), independent_runs=False)
+    split = paper_split(data, seed)
+    scores = {ONE_HOT: one_hot_scores(data, split)} if options.history else {}
+    return Data(data, split, scores, independent_runs=False)
 
 
 if __name__ == "__main__":
