@@ -63,9 +63,9 @@ def check_plain(value: Any, pattern: Any, where: str, remedy: str) -> None:
                 raise InputError(f"{where}: has no {name!r}; {remedy}")
             check_plain(value[name], inner, f"{where}: {name}", remedy)
     elif isinstance(pattern, list):
-        for number, own in enumerate(value):
+        for number, item in enumerate(value):
             inner = pattern[min(number, len(pattern) - 1)]
-            check_plain(own, inner, f"{where}, {number + 1}", remedy)
+            check_plain(item, inner, f"{where}, {number + 1}", remedy)
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -123,7 +123,7 @@ def check_arrays(
         for length, declared in zip(lengths, column.shape, strict=True):
             if isinstance(declared, str) and length is not None and " + " not in declared:
                 sizes.setdefault(declared, length)
-        shape = tuple(_size(own, sizes) for own in column.shape)
+        shape = tuple(_size(size, sizes) for size in column.shape)
         if not array.dtype.isnative or kind not in column.dtypes.split() or array.shape != shape:
             told = f"{array.dtype.str} of shape {array.shape}, expected {column.dtypes} of {shape}"
             raise InputError(f"{where}: {name} is {told}; {remedy}".replace("'", ""))
@@ -136,8 +136,8 @@ def _size(declared: float | str, sizes: Mapping[str, int]) -> Any:
     """The length that a name, or a sum, stands for; itself if it is a number or unknown."""
     if not isinstance(declared, str):
         return declared
-    terms = [sizes.get(own, own) for own in declared.split(" + ")]
-    return sum(map(int, terms)) if all(str(own).isdecimal() for own in terms) else declared
+    terms = [sizes.get(term, term) for term in declared.split(" + ")]
+    return sum(map(int, terms)) if all(str(term).isdecimal() for term in terms) else declared
 
 
 def _values_are_right(array: np.ndarray, column: Column, below: float) -> bool:
@@ -185,7 +185,7 @@ def read_archive(content: bytes, where: str, remedy: str) -> dict[str, np.ndarra
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(own.compress_type != zipfile.ZIP_STORED for own in archive.infolist()):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed")
         with _PARSING, np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)

@@ -24,9 +24,9 @@ def printable(text: str) -> str:
 def shown(plain: Any) -> Any:
     """Plain data whose texts are `printable`; other data are as they were."""
     if isinstance(plain, Mapping):
-        return {shown(name): shown(own) for name, own in plain.items()}
+        return {shown(name): shown(part) for name, part in plain.items()}
     if isinstance(plain, list | tuple):
-        return [shown(own) for own in plain]
+        return [shown(part) for part in plain]
     return printable(plain) if isinstance(plain, str) else plain
 
 

@@ -84,7 +84,7 @@ def weight_columns(network: Network, layout: Layout, *, num_rows: int, width: in
     start = functools.partial(initialise, network, layout=layout, num_rows=num_rows, width=width)
     shapes = jax.eval_shape(start, jax.random.key(0))._asdict()
     flat: dict[str, Any] = flatten_dict(shapes, sep="/")
-    return {name: Column(own.dtype.str[1:], own.shape) for name, own in flat.items()}
+    return {name: Column(leaf.dtype.str[1:], leaf.shape) for name, leaf in flat.items()}
 
 
 #: Scores users for one campaign: (P, S) table rows -> (P,), higher for more likely converts.
@@ -183,7 +183,7 @@ class General:
 
     def told_of_seeds(self, count: int) -> str:
         """Says in a sentence what so few seeds are worth; empty if that is not known, or little."""
-        point = next((own for own in self.seed_curve if own.seeds >= count), None)
+        point = next((point for point in self.seed_curve if point.seeds >= count), None)
         if point is None or point.auc_of_all - point.auc < _LEAST_LOSS:
             return ""
         return (

@@ -189,7 +189,7 @@ class Schema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"schema: field {twice[0]!r} is named twice, or is an id column")
-        wrong = [own.name for own in self.campaign if own.sensitive or own.slots > 1]
+        wrong = [field.name for field in self.campaign if field.sensitive or field.slots > 1]
         if wrong:
             raise InputError(
                 f"schema: campaign field {wrong[0]!r}: has one slot and is not sensitive; fields "
@@ -227,14 +227,14 @@ class Schema:
     def value_columns(self, prefix: str) -> dict[str, Column]:
         """What the arrays of a `Vocabulary` must be, by the prefix and the field's name."""
         columns = dict[str, Column]()
-        for own in self.fields:
-            count = len(own.edges)
-            kinds = Column("i8 U", (own.name,), order=np.less)
-            if own.edges:
+        for field in self.fields:
+            count = len(field.edges)
+            kinds = Column("i8 U", (field.name,), order=np.less)
+            if field.edges:
                 kinds = Column("i8", (count + 2,), -1, count + 1, np.less)
-            if own.vector:
-                kinds = Column("i8", (own.vector,), 0, own.vector, np.less)
-            columns[prefix + own.name] = kinds
+            if field.vector:
+                kinds = Column("i8", (field.vector,), 0, field.vector, np.less)
+            columns[prefix + field.name] = kinds
         return columns
 
     def check_same(self, other: Schema, where: object) -> None:
@@ -259,7 +259,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` accepts, without default values of fields."""
-        plain = {own.name: own.default for own in dataclasses.fields(Field)}
+        plain = {field.name: field.default for field in dataclasses.fields(Field)}
         sides = {
             side: [
                 {
@@ -285,9 +285,9 @@ class Schema:
         _check_keys("schema", data, Schema)
         lists: dict[str, Any] = {"missing": tuple(map(str, data.get("missing", ())))}
         for side in ("user", "campaign"):
-            for own in data[side]:
-                _check_keys(f"schema: field {json.dumps(own):.60}", own, Field)
-            lists[side] = tuple(Field(**own) for own in data[side])
+            for field in data[side]:
+                _check_keys(f"schema: field {json.dumps(field):.60}", field, Field)
+            lists[side] = tuple(Field(**field) for field in data[side])
         return Schema(**data | lists)
 
     @staticmethod
@@ -306,11 +306,11 @@ class Schema:
         """How the columns are read: a line per table and kind of column."""
         kinds: dict[str, list[str]] = {}
         for table, fields in (("users", self.user), ("campaigns", self.campaign)):
-            for own in fields:
-                kind = "lists" if own.slots > 1 else "categories"
-                kind = "numbers in buckets" if own.is_number else kind
-                kind = "vectors" if own.vector else kind
-                kinds.setdefault(f"{table}, {kind}", []).append(own.name)
+            for field in fields:
+                kind = "lists" if field.slots > 1 else "categories"
+                kind = "numbers in buckets" if field.is_number else kind
+                kind = "vectors" if field.vector else kind
+                kinds.setdefault(f"{table}, {kind}", []).append(field.name)
         return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
 
 
@@ -318,15 +318,15 @@ def _check_keys(where: str, data: Any, kind: Any) -> None:
     """Refuses anything but a JSON object with attributes of a dataclass, of their types."""
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
-    known = {own.name: own for own in dataclasses.fields(kind)}
+    known = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in data.items():
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(known)}")
         expected, said = _JSON[known[key].type.partition("[")[0]]
         if type(value) is not expected:
             raise InputError(f"{where}: {key} is {json.dumps(value)[:80]}, expected {said}")
-    for key, own in known.items():
-        if own.default is dataclasses.MISSING and key not in data:
+    for key, kind in known.items():
+        if kind.default is dataclasses.MISSING and key not in data:
             raise InputError(f"{where}: has no {key!r}; add it")
 
 
@@ -390,7 +390,7 @@ class Vocabulary:
         The fields must be the same; unknown values are as in `encode`.
         """
         pairs = zip(self.values, other.values, strict=True)
-        rows = [self.encode(f, as_kind(theirs, own)) for f, (own, theirs) in enumerate(pairs)]
+        rows = [self.encode(f, as_kind(theirs, ours)) for f, (ours, theirs) in enumerate(pairs)]
         return np.concatenate([*rows, [self.num_rows]]).astype(np.int32)
 
     def encode_texts(self, number: int, texts: Sequence[str]) -> np.ndarray:

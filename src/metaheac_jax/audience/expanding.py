@@ -121,9 +121,10 @@ def expand(
         if chosen is not None:
             warnings.warn(_lost(wanted, candidates, chosen), stacklevel=2)
             best = [
-                (scores[own], ids[own]) for (scores, ids), own in zip(best, chosen, strict=True)
+                (scores[places], ids[places])
+                for (scores, ids), places in zip(best, chosen, strict=True)
             ]
-            chances = [chance[own] for chance, own in zip(chances, chosen, strict=True)]
+            chances = [chance[places] for chance, places in zip(chances, chosen, strict=True)]
             break
         more *= _MORE
     frames = [_frame(campaign, *top) for campaign, top in zip(wanted, best, strict=True)]
@@ -140,8 +141,8 @@ def _lost(
     campaigns: Sequence[Campaign], candidates: Sequence[Candidates], chosen: Sequence[np.ndarray]
 ) -> str:
     """How many conversions are not expected because users are in few audiences, in words."""
-    free = np.array([own.chances[: own.size].sum() for own in candidates])
-    kept = np.array([own.chances[some].sum() for own, some in zip(candidates, chosen, strict=True)])
+    free = np.array([one.chances[: one.size].sum() for one in candidates])
+    kept = np.array([one.chances[some].sum() for one, some in zip(candidates, chosen, strict=True)])
     lost = 1 - kept / np.maximum(free, np.finfo(float).tiny)
     worst = int(lost.argmax())
     return (

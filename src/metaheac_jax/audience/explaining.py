@@ -174,10 +174,10 @@ class Explanation:
         return environment.get_template("explanation.html.jinja").render(
             page=self,
             chart=None if self.chosen is None else _chart(self.curve, self.chosen),
-            more=_common_first([own for own in self.traits if own.lift > 1], _MORE),
-            less=_common_first([own for own in self.traits if own.lift < 1], _LESS),
+            more=_common_first([trait for trait in self.traits if trait.lift > 1], _MORE),
+            less=_common_first([trait for trait in self.traits if trait.lift < 1], _LESS),
             fields=self.fields[:_FIELDS],
-            widest=max((abs(own.drop) for own in self.fields), default=0.0) or 1.0,
+            widest=max((abs(field.drop) for field in self.fields), default=0.0) or 1.0,
             min_seeds=MIN_SEEDS,
             min_cell=MIN_CELL,
         )
@@ -305,7 +305,7 @@ def _common_first(traits: Sequence[Trait], count: int) -> list[Trait]:
 def _chart(curve: Sequence[SizePoint], chosen: SizePoint) -> dict[str, Any]:
     """The curve of sizes in a plot of `_WIDTH` by `_HEIGHT`; x is logarithmic, y is the lift."""
     low, high = math.log(curve[0].share), math.log(curve[-1].share)
-    top = 1.3 * max(own.lift.value for own in curve) or 1.0
+    top = 1.3 * max(point.lift.value for point in curve) or 1.0
     step = next((s for s in _STEPS if top <= 5 * s), top / 5)
 
     def x(own: SizePoint) -> float:
@@ -317,10 +317,10 @@ def _chart(curve: Sequence[SizePoint], chosen: SizePoint) -> dict[str, Any]:
     def line(points: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{a},{b}" for a, b in points)
 
-    dots = [(x(own), y(own.lift.value)) for own in curve]
-    above = [(x(own), y(own.lift.high)) for own in curve]
-    below = [(x(own), y(own.lift.low)) for own in curve]
-    shown = [own for own in curve if own is chosen or abs(x(own) - x(chosen)) > _APART]
+    dots = [(x(point), y(point.lift.value)) for point in curve]
+    above = [(x(point), y(point.lift.high)) for point in curve]
+    below = [(x(point), y(point.lift.low)) for point in curve]
+    shown = [point for point in curve if point is chosen or abs(x(point) - x(chosen)) > _APART]
     return {
         "width": _WIDTH,
         "height": _HEIGHT,
@@ -329,7 +329,7 @@ def _chart(curve: Sequence[SizePoint], chosen: SizePoint) -> dict[str, Any]:
         "dots": dots,
         "mark": (x(chosen), y(chosen.lift.value)),
         "average": y(1),
-        "ticks_x": [(x(own), f"{100 * own.share:.2g}%") for own in shown],
+        "ticks_x": [(x(trait), f"{100 * trait.share:.2g}%") for trait in shown],
         "ticks_y": [(y(i * step), f"{i * step:g}") for i in range(6)],
     }
 
@@ -369,9 +369,9 @@ def sensitive_traits(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> l
     traits = []
     for name, field in data.sensitive.items():
         counts = _counts(field.codes, (audience, pool), len(field.values))
-        for value, own, whole in zip(field.values, *counts, strict=False):  # the last is for none
+        for value, part, whole in zip(field.values, *counts, strict=False):  # the last is for none
             if whole >= MIN_CELL:
-                share = own / audience.sum() if own >= MIN_CELL else 0.0
+                share = part / audience.sum() if part >= MIN_CELL else 0.0
                 traits.append(Trait(name, str(value), share, whole / pool.sum()))
     return traits
 

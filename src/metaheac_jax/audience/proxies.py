@@ -55,7 +55,9 @@ def find_proxies(data: Dataset, pool: np.ndarray, *, seed: int = 0) -> list[Prox
     is_judged = np.arange(len(users)) % 2 == 1
     counts = value_counts(data.layout, np.asarray(data.user_rows[users]), data.num_rows)
     fields = zip(data.schema.user, data.vocabulary.offsets, data.vocabulary.sizes, strict=False)
-    parts = {own.name: csr_matrix(counts[:, start : start + size]) for own, start, size in fields}
+    parts = {
+        field.name: csr_matrix(counts[:, start : start + size]) for field, start, size in fields
+    }
 
     def quality(features: csr_matrix, has: np.ndarray) -> float:
         weights, _ = fit_regression(csr_matrix(features[~is_judged]), has[~is_judged], _PENALTY)
@@ -74,7 +76,7 @@ def find_proxies(data: Dataset, pool: np.ndarray, *, seed: int = 0) -> list[Prox
                 if best is None or told > best[0]:
                     best = told, str(sensitive.values[code]), has
         if best is not None:
-            alone = {own: quality(part, best[2]) for own, part in parts.items()}
+            alone = {name: quality(part, best[2]) for name, part in parts.items()}
             by = max(alone, key=lambda own: alone[own])
             found.append(Proxy(name, best[1], best[0], by, alone[by]))
     return found

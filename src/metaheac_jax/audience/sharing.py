@@ -48,7 +48,7 @@ def share_users(campaigns: Sequence[Candidates], per_user: int) -> list[np.ndarr
     from scipy.sparse import csr_matrix, vstack
 
     sizes, campaign, user = _pairs(campaigns)
-    chances = np.concatenate([own.chances for own in campaigns]).astype(float)
+    chances = np.concatenate([campaign.chances for campaign in campaigns]).astype(float)
     count, pair = np.bincount(user), np.arange(len(user))
     wanted = count[user] > per_user  # no other user's limit can bind
     row = np.unique(user[wanted], return_inverse=True)[1]
@@ -63,10 +63,10 @@ def share_users(campaigns: Sequence[Candidates], per_user: int) -> list[np.ndarr
     if found.status:
         raise RuntimeError(f"audiences cannot be shared out: {found.message}")
     prices = -unit * found.ineqlin.marginals[: len(campaigns)]
-    for own, price in zip(campaigns, prices, strict=True):
-        if not own.complete and own.chances[-1] > price + _TOLERANCE:
+    for campaign, price in zip(campaigns, prices, strict=True):
+        if not campaign.complete and campaign.chances[-1] > price + _TOLERANCE:
             return None
-    parts = np.split(found.x > 0.5, np.cumsum([len(own.ids) for own in campaigns])[:-1])
+    parts = np.split(found.x > 0.5, np.cumsum([len(campaign.ids) for campaign in campaigns])[:-1])
     return [np.flatnonzero(part) for part in parts]
 
 
@@ -89,6 +89,12 @@ def share_in_order(campaigns: Sequence[Candidates], per_user: int) -> list[np.nd
 
 def _pairs(campaigns: Sequence[Candidates]) -> tuple[list[int], np.ndarray, np.ndarray]:
     """The sizes, and of all candidates the number of the campaign, and a number of the user."""
-    lengths = [len(own.ids) for own in campaigns]
-    _, user = np.unique(np.concatenate([own.ids for own in campaigns]), return_inverse=True)
-    return [own.size for own in campaigns], np.repeat(np.arange(len(lengths)), lengths), user
+    lengths = [len(campaign.ids) for campaign in campaigns]
+    _, user = np.unique(
+        np.concatenate([campaign.ids for campaign in campaigns]), return_inverse=True
+    )
+    return (
+        [campaign.size for campaign in campaigns],
+        np.repeat(np.arange(len(lengths)), lengths),
+        user,
+    )

@@ -236,7 +236,7 @@ def _parsed(options: type[O], prog: str, description: str | None) -> O:
         if ended.code:
             # The first line is a title, and lines that are far to the right explain options.
             lines = told.getvalue().splitlines()[1:]
-            lines = [own.strip("│ ") for own in lines if not set(own[:10]) <= set("│╰─- ")]
+            lines = [line.strip("│ ") for line in lines if not set(line[:10]) <= set("│╰─- ")]
             said, _, help_ = " ".join(lines).partition(" For full helptext, ")
             _tell(f"error: {said.partition(' Got errors')[0]}; {help_ or 'see --help'}")
         raise

@@ -104,7 +104,7 @@ def network_scorers(
       weights: the general weights.
     """
     each = partial(partial, _network_program, network, layout, weights)
-    return [ProgramScorer(each(), own, len(weights.table)) for own in campaigns]
+    return [ProgramScorer(each(), campaign, len(weights.table)) for campaign in campaigns]
 
 
 def head_scorers(
@@ -112,7 +112,7 @@ def head_scorers(
 ) -> list[ProgramScorer]:
     """As `network_scorers`, of heads on factors that all campaigns share; they are one matrix."""
     together = partial(_head_program, network, layout, weights)
-    return [ProgramScorer(together, own, len(weights.table)) for own in campaigns]
+    return [ProgramScorer(together, campaign, len(weights.table)) for campaign in campaigns]
 
 
 def sum_scorers(

@@ -66,7 +66,7 @@ def add(
         excluded, gone = find_named(exclude, data.user_ids, "exclude", schema.user_id)
         rows = _rows_of(data)
         if campaigns is not None:
-            names = [schema.campaign_id, *(own.name for own in schema.campaign)]
+            names = [schema.campaign_id, *(field.name for field in schema.campaign)]
             table = Table(campaigns, names, name="campaigns")
             data, position = _with_campaigns(data, table)
             rows = rows.with_columns(campaign=position[rows["campaign"].to_numpy()])
@@ -184,10 +184,10 @@ def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Datas
     used[user_rows] = used[data.campaign_rows] = True
     parts = zip(data.schema.fields, data.vocabulary.values, data.vocabulary.offsets, strict=True)
     values = (
-        own
+        values
         if field.is_number or field.vector
-        else as_values(as_texts(own[used[start : start + len(own)]]))
-        for field, own, start in parts
+        else as_values(as_texts(values[used[start : start + len(values)]]))
+        for field, values, start in parts
     )
     vocabulary = Vocabulary(tuple(values))
     lookup = vocabulary.rows_of(data.vocabulary)
@@ -197,7 +197,7 @@ def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Datas
         user_ids=data.user_ids[kept],
         user_rows=UserView(lookup[user_rows], numbers),
         campaign_rows=lookup[data.campaign_rows],
-        sensitive={name: _used(own, own.codes[kept]) for name, own in data.sensitive.items()},
+        sensitive={name: _used(field, field.codes[kept]) for name, field in data.sensitive.items()},
     )
     return smaller, rows.with_columns(user=index[rows["user"].to_numpy()])
 
@@ -223,6 +223,6 @@ def _with_rows(data: Dataset, rows: pl.DataFrame, touched: np.ndarray) -> Datase
 
     out, second = pl.col("out"), pl.col("stage") == 2
     conditions = ~out & ~second, second, out
-    stages = [as_examples(rows.filter(own), data.num_campaigns) for own in conditions]
+    stages = [as_examples(rows.filter(condition), data.num_campaigns) for condition in conditions]
     left_out = stages[2] if len(stages[2].user) else None
     return replace(data, stage1=stages[0], stage2=stages[1], left_out=left_out, by_user=None)

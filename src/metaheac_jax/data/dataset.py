@@ -227,9 +227,13 @@ class Dataset:
                     added = data._campaign(stage, c, seed).pick(slice(count, None))
                     drawn |= {c: added} if len(added.users) else {}
             if drawn:
-                users = np.concatenate([own.users for own in drawn.values()])
-                campaigns = np.repeat([*drawn], [len(own.users) for own in drawn.values()])
-                times = [own.times for own in drawn.values() if own.times is not None]
+                users = np.concatenate([campaign.users for campaign in drawn.values()])
+                campaigns = np.repeat(
+                    [*drawn], [len(campaign.users) for campaign in drawn.values()]
+                )
+                times = [
+                    campaign.times for campaign in drawn.values() if campaign.times is not None
+                ]
                 others = group_by_campaign(
                     campaigns,
                     users,
@@ -246,7 +250,9 @@ class Dataset:
         Raises:
           InputError: examples have no times.
         """
-        kept = {name: own.pick(self._is_before(own, time)) for name, own in self.stages.items()}
+        kept = {
+            name: stage.pick(self._is_before(stage, time)) for name, stage in self.stages.items()
+        }
         return replace(self, **kept, end=time, by_user=None)
 
     def divided(self, time: int) -> Dataset:
@@ -255,8 +261,8 @@ class Dataset:
         Raises:
           InputError: examples have no times.
         """
-        before = [own.pick(self._is_before(own, time)) for own in (self.stage1, self.stage2)]
-        after = [own.pick(~self._is_before(own, time)) for own in (self.stage1, self.stage2)]
+        before = [stage.pick(self._is_before(stage, time)) for stage in (self.stage1, self.stage2)]
+        after = [stage.pick(~self._is_before(stage, time)) for stage in (self.stage1, self.stage2)]
         stages = [one.with_others(other) for one, other in (before, after)]
         return replace(self, stage1=stages[0], stage2=stages[1])
 

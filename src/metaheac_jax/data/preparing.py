@@ -112,7 +112,7 @@ def prepare(
     infers = schema is None and not beside.exists()
     if schema is None:
         schema = Schema.read(beside) if beside.exists() else infer_schema(paths)
-    users = Table(paths["users"], [schema.user_id, *(own.name for own in schema.user)])
+    users = Table(paths["users"], [schema.user_id, *(field.name for field in schema.user)])
     ids = users.ids(schema.user_id)
     user_ids = id_array(ids)
     excluded, gone = find_named(exclude, user_ids, "exclude", schema.user_id)
@@ -121,22 +121,24 @@ def prepare(
     users.leave_out(schema.user_id, excluded)
     ids, user_ids = ids.filter(~gone), user_ids[~gone]
     of_users = []
-    for number, own in enumerate(schema.user):
+    for number, field in enumerate(schema.user):
         progress("values of fields", number, len(schema.user))
-        of_users.append(learn(users, own, schema.missing))
-    table = Table(paths["campaigns"], [schema.campaign_id, *(own.name for own in schema.campaign)])
+        of_users.append(learn(users, field, schema.missing))
+    table = Table(
+        paths["campaigns"], [schema.campaign_id, *(field.name for field in schema.campaign)]
+    )
     campaign_ids, cells, of_campaigns = read_campaigns(table, schema)
-    sides = [tuple(own for own, _ in learned) for learned in (of_users, of_campaigns)]
+    sides = [tuple(field for field, _ in learned) for learned in (of_users, of_campaigns)]
     schema = replace(schema, user=sides[0], campaign=sides[1])  # with the edges that were found
     every = (*of_users, *of_campaigns)
-    vocabulary = Vocabulary(tuple(values for own, values in every if not own.sensitive))
-    sensitive = {own.name: (own, values) for own, values in of_users if own.sensitive}
-    user, num_vectors = schema.of_models.user, sum(own.vector > 0 for own in schema.user)
+    vocabulary = Vocabulary(tuple(values for field, values in every if not field.sensitive))
+    sensitive = {field.name: (field, values) for field, values in of_users if field.sensitive}
+    user, num_vectors = schema.of_models.user, sum(field.vector > 0 for field in schema.user)
     parts = {"user_rows": (user[num_vectors:], vocabulary, num_vectors)}
     if num_vectors:
         parts["user_numbers"] = user[:num_vectors], vocabulary, 0
-    for name, (own, values) in sensitive.items():
-        parts[f"sensitive_codes_{name}"] = (own,), Vocabulary((values,)), 0
+    for name, (field, values) in sensitive.items():
+        parts[f"sensitive_codes_{name}"] = (field,), Vocabulary((values,)), 0
     table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
     table.leave_out(schema.user_id, excluded)
     examples = read_examples(table, schema, indices(ids), campaign_ids)
@@ -161,10 +163,10 @@ def prepare(
             stage2=stages[1],
             sensitive={
                 name: SensitiveField(
-                    np.array([own.text(value) for value in values]),
+                    np.array([field.text(value) for value in values]),
                     rows[f"sensitive_codes_{name}"],
                 )
-                for name, (own, values) in sensitive.items()
+                for name, (field, values) in sensitive.items()
             },
         )
         dataset = leave_out_shown(dataset, range(len(campaign_ids)))
@@ -186,11 +188,11 @@ def _write_users(
     with ExitStack() as stack:
         files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
         for name, (fields, *_) in parts.items():
-            shape = count, sum(own.slots for own in fields)
+            shape = count, sum(field.slots for field in fields)
             kind = "<f4" if name == "user_numbers" else "<i4"
             header = {"descr": kind, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
-        columns = [own.name for fields, *_ in parts.values() for own in fields]
+        columns = [field.name for fields, *_ in parts.values() for field in fields]
         for start, block in table.blocks(columns):
             for name, part in parts.items():
                 files[name].write(encode(block, *part, missing=missing).tobytes())
@@ -207,8 +209,8 @@ def read_campaigns(
       InputError: as `prepare`.
     """
     ids = table.ids(schema.campaign_id)
-    cells = table.collect(table.scan().select(own.name for own in schema.campaign))
-    learned = [learn(table, own, schema.missing) for own in schema.campaign]
+    cells = table.collect(table.scan().select(field.name for field in schema.campaign))
+    learned = [learn(table, field, schema.missing) for field in schema.campaign]
     array = id_array(ids)
     order = np.argsort(array)
     return array[order], cells[order], learned

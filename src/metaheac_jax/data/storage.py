@@ -70,10 +70,12 @@ def write_columns(
         options = {"format": FORMAT, "remedy": _REMEDY, "content": _CONTENT}
         before = read_manifest(directory / MANIFEST, **options)
         every = before["files"].items()
-        entries = {name: own for name, own in every if _column_of(name) in unchanged}
+        entries = {name: column for name, column in every if _column_of(name) in unchanged}
         pad = before["pad"] if "user_rows" in unchanged else pad
     entries |= entries_of(directory, directory.glob(TABLE_SCHEMA))
-    columns = {name: own for name, own in columns_of(dataset).items() if name not in unchanged}
+    columns = {
+        name: column for name, column in columns_of(dataset).items() if name not in unchanged
+    }
     entries |= _write(columns, directory, progress)
     content = {
         "format": FORMAT,
@@ -176,10 +178,12 @@ def _columns(
             f"{name}_user": Column("i4", (count,), 0, users),
             f"{name}_label": Column("i1", (count,), 0, 2),
         }
-        for own, default in OPTIONAL.items():
-            if f"{name}_{own}" in found:
-                low = np.nextafter(0, 1) if own == WEIGHT else -np.inf
-                columns[f"{name}_{own}"] = Column(np.asarray(default).dtype.str[1:], (count,), low)
+        for column, default in OPTIONAL.items():
+            if f"{name}_{column}" in found:
+                low = np.nextafter(0, 1) if column == WEIGHT else -np.inf
+                columns[f"{name}_{column}"] = Column(
+                    np.asarray(default).dtype.str[1:], (count,), low
+                )
     for name in manifest["sensitive"]:
         columns[f"sensitive_values_{name}"] = Column("U", (f"values of {name}",))
         codes = Column("i4", (users, f"slots of {name}"), 0, f"values of {name} + 1")
@@ -198,7 +202,7 @@ def _open(directory: Path, manifest: Mapping[str, Any], verify: bool) -> Dataset
     check_arrays(found, columns, str(directory), _REMEDY, values=verify)
 
     def examples(stage: str) -> Examples:
-        names = [own.name for own in fields(Examples) if f"{stage}_{own.name}" in found]
+        names = [column.name for column in fields(Examples) if f"{stage}_{column.name}" in found]
         own = Examples(**{name: found[f"{stage}_{name}"] for name in names})
         if own.counts.sum() != len(own.user):
             raise InputError(f"{stage}_offsets: are not those of all examples; {_REMEDY}")
@@ -249,7 +253,7 @@ def columns_of(dataset: Dataset) -> dict[str, UserRows]:
     for stage, examples in dataset.stages.items():
         of_stage = {f"{stage}_{name}": column for name, column in vars(examples).items()}
         columns |= {name: column for name, column in of_stage.items() if column is not None}
-    for name, own in dataset.sensitive.items():
-        columns[f"sensitive_values_{name}"] = own.values
-        columns[f"sensitive_codes_{name}"] = own.codes
+    for name, field in dataset.sensitive.items():
+        columns[f"sensitive_values_{name}"] = field.values
+        columns[f"sensitive_codes_{name}"] = field.codes
     return columns

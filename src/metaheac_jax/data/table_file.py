@@ -62,7 +62,7 @@ _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
 def format_of(name: Path | str) -> Format | None:
     """The format of a file with this name, in capitals or not; None if there is none."""
     name = str(name).lower()
-    return next((own for ending, own in FORMATS.items() if name.endswith(ending)), None)
+    return next((each for ending, each in FORMATS.items() if name.endswith(ending)), None)
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:
@@ -240,7 +240,7 @@ class Table:
     def leave_out(self, column: str, ids: np.ndarray) -> None:
         """Leaves out the rows with one of these ids, in all but checks."""
         if len(ids):
-            texts = [str(plain_id(own)) for own in ids]
+            texts = [str(plain_id(key)) for key in ids]
             self._left_out = self.id_cells(column, whole=False).is_in(texts)
 
     def scan(self) -> pl.LazyFrame:
@@ -379,7 +379,7 @@ def read_ids(path: Path, column: str, *, whole: bool) -> tuple[np.ndarray, Calla
 def _lines(path: Path, column: str) -> Table:
     """A table with a column of lines of a file, without empty ones and white space around."""
     lines = read_text(path).split("\n")
-    found = {number: own.strip() for number, own in enumerate(lines, start=1) if own.strip()}
+    found = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
     table = Table(pl.DataFrame({column: [*found.values()]}, {column: pl.String}), name=str(path))
     table.lines = [*found]
     return table

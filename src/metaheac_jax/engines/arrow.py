@@ -88,18 +88,20 @@ class ArrowScorer:
         if len({*map(type, ids)}) != 1:
             raise InputError(f"export: campaigns are not all numbers or all texts; {REMEDY}")
         self.campaigns, self.user_id = pa.array(ids), schema.user_id
-        self.campaign_id, self.columns = schema.campaign_id, [own.name for own in schema.user]
+        self.campaign_id, self.columns = schema.campaign_id, [field.name for field in schema.user]
         values = read_archive(export.files[VALUES], f"export: {VALUES}", REMEDY)
         columns = schema.value_columns("values/")
         if schema.history:
-            columns |= {f"summary/{name}": own for name, own in SUMMARY_COLUMNS.items()}
+            columns |= {f"summary/{name}": column for name, column in SUMMARY_COLUMNS.items()}
         check_arrays(values, columns, f"export: {VALUES}", REMEDY)
-        of_fields, self._summary = [values[f"values/{own.name}"] for own in schema.fields], None
+        of_fields, self._summary = [values[f"values/{field.name}"] for field in schema.fields], None
         self.tokens: list[str] | None = None
         num_slots = schema.num_slots
         if schema.history:
             self._summary = Summary(*(values[f"summary/{name}"] for name in Summary._fields))
-            self.tokens = [f"{label}:{own}" for label in (0, 1) for own in self._summary.campaigns]
+            self.tokens = [
+                f"{label}:{name}" for label in (0, 1) for name in self._summary.campaigns
+            ]
             self._known = pa.array(self.tokens, pa.string())
             self._weights_of_examples = self._summary.weights
             self.columns.append(HISTORY)
@@ -108,8 +110,8 @@ class ArrowScorer:
         vocabulary = Vocabulary(tuple(of_fields))
         first = len(of_fields) - len(schema.fields)
         self._encoders = [
-            Encoder(number, own, vocabulary, schema.missing)
-            for number, own in enumerate(schema.user, start=first)
+            Encoder(number, field, vocabulary, schema.missing)
+            for number, field in enumerate(schema.user, start=first)
         ]
         self._pad = vocabulary.num_rows
         self._chunk = profile().chunk
@@ -123,9 +125,9 @@ class ArrowScorer:
             ) from error
         weights = read_archive(export.files[WEIGHTS], f"export: {WEIGHTS}", REMEDY)
         (kinds, users), _ = program.in_tree.unflatten(program.in_avals)
-        columns = {name: Column(own.dtype.str[1:], own.shape) for name, own in kinds.items()}
+        columns = {name: Column(array.dtype.str[1:], array.shape) for name, array in kinds.items()}
         check_arrays(weights, columns, f"export: {WEIGHTS}", REMEDY)
-        sizes = users.shape[1], *(own.shape[1] for own in program.out_avals)
+        sizes = users.shape[1], *(array.shape[1] for array in program.out_avals)
         if sizes != (num_slots, len(ids)):
             raise InputError(f"export: {PROGRAM} is of other slots or campaigns; {REMEDY}")
         self._program, self._weights = jit(program.call), jax.device_put(weights)
@@ -152,9 +154,9 @@ class ArrowScorer:
         Raises:
           InputError: a column is missing or has another type, or a cell is no number.
         """
-        for own in self._encoders:
-            own.check(type_of(users.schema, own.field.name))
-        parts = [own.rows(array_of(users[own.field.name])) for own in self._encoders]
+        for encoder in self._encoders:
+            encoder.check(type_of(users.schema, encoder.field.name))
+        parts = [encoder.rows(array_of(users[encoder.field.name])) for encoder in self._encoders]
         if self._summary is not None:
             type_of(users.schema, HISTORY)
             parts.insert(0, self._histories(array_of(users[HISTORY])))
@@ -206,12 +208,12 @@ class ArrowScorer:
                 f"users: {name!r} is of type {kind}, expected whole numbers or text; cast it"
             )
         self.rows(users)
-        for own in self._encoders:
-            share, example = own.unseen(array_of(users[own.field.name]))
+        for encoder in self._encoders:
+            share, example = encoder.unseen(array_of(users[encoder.field.name]))
             if share > 0.5:
                 warnings.warn(
-                    f"users: column {own.field.name!r}: of the values in {users.num_rows:,} users "
-                    f"{share:.0%} are unseen in training, such as {example!r}; check the column",
+                    f"users: column {encoder.field.name!r}: of the values in {users.num_rows:,} "
+                    f"users {share:.0%} are unseen in training, such as {example!r}; check it",
                     stacklevel=3,
                 )
         return kind

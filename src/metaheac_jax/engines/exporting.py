@@ -55,9 +55,9 @@ def export_scorer(
         or of one campaign, or the folder exists and is not an export or has a foreign file in it.
     """
     models = [models] if isinstance(models, Customised) else models
-    general, program = models[0].general, joint_program([own.scorer for own in models])
-    campaigns = [_id_of(own.campaign) for own in models]
-    if len({*campaigns}) < len(campaigns) or any(own.general is not general for own in models):
+    general, program = models[0].general, joint_program([model.scorer for model in models])
+    campaigns = [_id_of(model.campaign) for model in models]
+    if len({*campaigns}) < len(campaigns) or any(model.general is not general for model in models):
         raise InputError("export: expected models of one general model for different campaigns")
     if program is None:
         raise InputError(

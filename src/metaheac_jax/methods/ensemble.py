@@ -102,21 +102,21 @@ class EnsembleMethod(Method[EnsembleConfig]):
     ) -> Trained:
         """The same with the shares that suit the held-out campaigns, and their quality."""
         each = [
-            score_halves(own.customise, offline, halves, trained.state["members"][own.name])
-            for own in self.members
+            score_halves(member.customise, offline, halves, trained.state["members"][member.name])
+            for member in self.members
         ]
         scores = [np.stack(own) for own in zip(*each, strict=True)]
-        shares = best_shares(scores, [own.labels for own in halves])
+        shares = best_shares(scores, [half.labels for half in halves])
         judged = [quality_of(*pair) for pair in zip(halves, map(shares.dot, scores), strict=True)]
         count = int((trained.optimizer or {})["count"])
         judgement = mean_judgement(count, halves, judged)
         members = dict(trained.state["members"])
-        for own in self.members:
-            if isinstance(own, LearnedPrior):
-                part = offline_of(own, offline, ())
+        for member in self.members:
+            if isinstance(member, LearnedPrior):
+                part = offline_of(member, offline, ())
                 part = replace(part, campaigns=np.union1d(offline.campaigns, offline.held_out))
-                members[own.name] = jax.device_get(own.fit(part).state)
-        told = ", ".join(f"{own:.2f}" for own in shares)
+                members[member.name] = jax.device_get(member.fit(part).state)
+        told = ", ".join(f"{share:.2f}" for share in shares)
         told = f"{offline.label}: shares {told}, held-out AUC {judgement.auc:.4f}"
         offline.progress(told, count, count)
         state = {"members": members, "shares": shares}
@@ -170,9 +170,9 @@ def best_shares(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> n
       labels: per campaign (P,).
     """
     features = list[np.ndarray]()
-    for own, label in zip(scores, labels, strict=True):
+    for members, label in zip(scores, labels, strict=True):
         base = np.log((label.sum() + 1) / ((1 - label).sum() + 1))  # what all members have
-        features.append(np.column_stack([(own - base).T, np.full(len(label), base)]))
+        features.append(np.column_stack([(members - base).T, np.full(len(label), base)]))
     count = len(scores[0])
     prior = Gaussian(np.append(np.full(count, 1 / count), 1.0), _VARIANCE * np.eye(count + 1))
     examples = Examples(np.concatenate(features, dtype=np.float32), np.concatenate(labels))

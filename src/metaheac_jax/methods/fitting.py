@@ -160,7 +160,7 @@ def _check_mesh(method: Method[Any], data: Dataset, start: General | None, *othe
 def _with_values_of(data: Dataset, start: General) -> Dataset:
     """The data with table rows for the model's values, too."""
     values = zip(data.vocabulary.values, start.vocabulary.values, strict=False)
-    union = Vocabulary(tuple(union_of_values(*own) for own in values))
+    union = Vocabulary(tuple(union_of_values(*known) for known in values))
     return data.encoded_for(start.schema, union)  # which compares the schemas
 
 
@@ -184,11 +184,11 @@ def _check_own(method: Method[Any], general: General) -> None:
             "own method"
         )
     trained = method_of(general).config.named()
-    for name, own in method.config.named("shapes").items():
-        if own != trained[name]:
+    for name, value in method.config.named("shapes").items():
+        if value != trained[name]:
             raise InputError(
                 f"the general model was trained with {name} {trained[name]!r}, the method has "
-                f"{own!r}; use methods.method_of(general)"
+                f"{value!r}; use methods.method_of(general)"
             )
 
 

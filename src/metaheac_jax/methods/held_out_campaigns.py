@@ -204,15 +204,15 @@ def judge_seeds(
     points, every = list[SeedPoint](), score_halves(customise, offline, held_out, state)
     aucs = [quality_of(*pair)[0] for pair in zip(held_out, every, strict=True)]
     for size in SEEDS:
-        able = [n for n, own in enumerate(held_out) if own.campaign.labels.sum() >= 2 * size]
+        able = [n for n, half in enumerate(held_out) if half.campaign.labels.sum() >= 2 * size]
         if len(able) < _MIN_CAMPAIGNS:
             break
         few = list[HeldOut]()
-        for own in (held_out[n] for n in able):
-            seeds, others = shuffle_classes(own.campaign.labels, generator(offline.seed, size))
+        for half in (held_out[n] for n in able):
+            seeds, others = shuffle_classes(half.campaign.labels, generator(offline.seed, size))
             count = max(1, round(len(others) * size / len(seeds)))
             kept = np.sort(np.concatenate([seeds[:size], others[:count]]))
-            few.append(replace(own, campaign=own.campaign.pick(kept)))
+            few.append(replace(half, campaign=half.campaign.pick(kept)))
         scores = score_halves(customise, offline, few, state)
         each = [quality_of(*pair)[0] for pair in zip(few, scores, strict=True)]
         whole = np.mean([aucs[n] for n in able])

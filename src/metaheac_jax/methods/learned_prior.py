@@ -235,8 +235,11 @@ def choose_correlations(
       campaigns: C.
     """
     (mean, _), modes = learned
-    steps = [max(1, -(-len(own.label) // _SAMPLE)) for own in campaigns]
-    some = [(own.features[::n], own.label[::n]) for own, n in zip(campaigns, steps, strict=True)]
+    steps = [max(1, -(-len(campaign.label) // _SAMPLE)) for campaign in campaigns]
+    some = [
+        (examples.features[::n], examples.label[::n])
+        for examples, n in zip(campaigns, steps, strict=True)
+    ]
     both = np.flatnonzero([0 < label.sum() < len(label) for _, label in some])
     tried = dict[bytes, float]()
 

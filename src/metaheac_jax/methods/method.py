@@ -101,7 +101,7 @@ class Online:
         if not wanted:
             return self, campaigns
         dataset, lengths = self.dataset.lengthened()
-        moved = [replace(own, rows=lengths.campaigns(own.rows)) for own in campaigns]
+        moved = [replace(campaign, rows=lengths.campaigns(campaign.rows)) for campaign in campaigns]
         return replace(self, dataset=dataset), moved
 
 

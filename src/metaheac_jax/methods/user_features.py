@@ -97,7 +97,7 @@ def learn_features(offline: Offline, num_factors: int) -> tuple[np.ndarray, Feat
         read = factor_model(covariance, field, num_factors).read_out()
     spread = np.sqrt(np.trace(read @ covariance @ read.T) / max(len(read), 1))
     sizes = np.array(dataset.vocabulary.sizes[:num_fields])
-    are_features = (sizes <= _MAX_OWN) | [own.vector > 0 for own in dataset.schema.user]
+    are_features = (sizes <= _MAX_OWN) | [field.vector > 0 for field in dataset.schema.user]
     entries = np.flatnonzero((part % num_parts > 0) | are_features[field])
     weights = np.zeros((len(mean) + 1, len(read) + len(entries)))
     weights[used] = np.hstack([read.T / spread, np.eye(len(used))[:, entries]]) / scale[:, None]
@@ -122,21 +122,21 @@ def coordinates_of(offline: Offline, users: np.ndarray) -> np.ndarray:
     schema, layout, num_rows = dataset.schema, dataset.layout, dataset.num_rows
     starts, sizes = dataset.vocabulary.offsets, dataset.vocabulary.sizes
     ranges = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    longest = max(own.vector for own in schema.user)
+    longest = max(field.vector for field in schema.user)
     width = _WIDTH * max(2, min(-(-longest // _WIDTH), _MAX_PARTS))
     table = np.zeros((num_rows, width), np.float32)
     field = np.repeat(np.arange(len(sizes)), sizes)
     pairs = list(zip(schema.user, sizes, strict=False))
-    no_vector = [not own.vector for own in schema.user]
+    no_vector = [not field.vector for field in schema.user]
     values = fractions(layout, layout.only(no_vector, users, num_rows), num_rows)
     table[:, :_WIDTH] = value_coordinates(values, field, _WIDTH)
-    large = [size > _WIDTH and not own.vector for own, size in pairs]
+    large = [size > _WIDTH and not field.vector for field, size in pairs]
     counts = exposure_counts(
         (fractions(layout, layout.only(large, rows, num_rows), num_rows), label)
         for rows, (label, _) in examples_of(offline)
     )
-    for rows, (own, size), is_large in zip(ranges, pairs, large, strict=False):
-        if own.vector:
+    for rows, (field, size), is_large in zip(ranges, pairs, large, strict=False):
+        if field.vector:
             numbers = layout.numbers(users)[:, rows]
             table[rows] = leading_components(numbers, width)
         elif size <= _WIDTH:

@@ -96,7 +96,9 @@ class Training:
         """Number of judgements, and of steps, since the best judgement."""
         if not self.judgements:
             return 0, 0
-        aucs = [-np.inf if np.isnan(own.auc) else own.auc for own in self.judgements]
+        aucs = [
+            -np.inf if np.isnan(judgement.auc) else judgement.auc for judgement in self.judgements
+        ]
         best = int(np.argmax(aucs))
         return len(aucs) - 1 - best, self.judgements[-1].step - self.judgements[best].step
 
@@ -124,7 +126,7 @@ class Training:
         # In single precision, so that rounding is no gain.
         auc, loss = np.array([found.auc, found.loss], np.float32).tolist()
         # An AUC that is not a number is never better; the first state counts in any case.
-        known = [own.auc for own in self.judgements if not np.isnan(own.auc)]
+        known = [judgement.auc for judgement in self.judgements if not np.isnan(judgement.auc)]
         if not self.judgements or auc > max(known, default=-np.inf):
             self.best = jax.tree.map(jnp.copy, self.state)
         self.judgements.append(Judgement(self.done, auc, loss))
@@ -142,7 +144,7 @@ class Training:
         judged, remedy = {"judgements": [[COUNT, float, float]]}, "delete the checkpoint"
         check_plain(notes, judged, f"{checkpoints.directory}: notes", remedy)
         self.state, self.best, self.done = arrays["state"], arrays.get("best"), checkpoints.latest
-        self.judgements = [Judgement(*own) for own in notes["judgements"]]
+        self.judgements = [Judgement(*judgement) for judgement in notes["judgements"]]
         if self.done > self.num_steps:  # a longer training has another result
             raise InputError(
                 f"{self.name}: its checkpoint is of step {self.done:,}, and {self.num_steps:,} "
