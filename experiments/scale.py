@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=100_000, help="of the audience")
     parser.add_argument("--method", default="metaheac")
     parser.add_argument("--history", action="store_true", help="the model reads histories")
+    engines = {"library": by_library, "spark": by_spark, "ray": by_ray}
+    parser.add_argument("--engines", nargs="+", choices=engines, default=[*engines])
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     folder, copies = options.folder.resolve(), options.users // WORLD_USERS
@@ -59,7 +61,7 @@ def main() -> None:
     if options.prepare:
         return
     results, audiences = dict[str, Any](), []
-    for engine in (rates, by_library, by_spark, by_ray):
+    for engine in (rates, *(engines[name] for name in options.engines)):
         results[engine.__name__] = _run(engine, folder, options.size)
         print(engine.__name__, json.dumps(results[engine.__name__]), flush=True)
         if engine is not rates:
