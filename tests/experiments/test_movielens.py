@@ -32,7 +32,8 @@ def test_movielens_over_runs(tmp_path):
     stored = load(out / report.RESULTS)
     assert not stored.independent_runs  # they divide the same movies
     assert stored.seeds == [0, 1]
-    assert list(stored.methods) == ["lr", "like-rate (no campaign)", "matrix factorisation"]
+    others = ["like-rate (no campaign)", "matrix factorisation", "LR on one-hot histories"]
+    assert list(stored.methods) == ["lr", *others]
     text = (out / "report.md").read_text()
     assert "| like-rate (no campaign) | " in text
     assert "[paper]" not in text
