@@ -1,9 +1,8 @@
-"""Users in few audiences: equal to the best of all assignments, and exact with few candidates."""
+"""Users in few audiences: no assignment is better."""
 
 from itertools import product
 
 import numpy as np
-import polars as pl
 import pytest
 from fixed_scores import fixed
 from hypothesis import given, settings
@@ -11,16 +10,16 @@ from hypothesis import strategies as st
 from toy import dataset
 
 import metaheac_jax as mh
-from metaheac_jax.audience import expanding
-from metaheac_jax.audience.sharing import Candidates, share_in_order, share_users
+from metaheac_jax.audience import sharing
+from metaheac_jax.audience.sharing import Candidates, num_needed, share_in_order, share_users
 
 
-def candidates(chances, sizes, count=None):
-    """The best candidates of each campaign, from (G, U) chances."""
+def candidates(chances, sizes, per_user):
+    """The candidates that each campaign may need, from (G, U) chances."""
     found = []
-    for own, size in zip(chances, sizes, strict=True):
+    for own, size, count in zip(chances, sizes, num_needed(sizes, per_user), strict=True):
         order = np.argsort(-own, kind="stable")[:count]
-        found.append(Candidates(own[order], order, size, len(order) == len(own)))
+        found.append(Candidates(own[order], order, size))
     return found
 
 
@@ -41,37 +40,60 @@ def brute_force(chances, sizes, per_user):
 
 
 @settings(max_examples=60)
-@given(
-    st.integers(1, 3),
-    st.integers(2, 9),
-    st.integers(1, 2),
-    st.integers(0, 2**31),
-    st.sampled_from([None, 2, 4]),
-)
-def test_no_assignment_is_better(num_campaigns, num_users, per_user, seed, count):
-    """With fewer candidates it is the same, or it is told that others may be needed."""
+@given(st.integers(1, 3), st.integers(2, 9), st.integers(1, 2), st.integers(0, 2**31))
+def test_no_assignment_is_better(num_campaigns, num_users, per_user, seed):
     rng = np.random.default_rng(seed)
     chances = rng.integers(1, 8, (num_campaigns, num_users)) / 8  # with ties
     sizes = rng.integers(1, 4, num_campaigns).tolist()
-    given = candidates(chances, sizes, count)
+    given = candidates(chances, sizes, per_user)
     found = share_users(given, per_user)
-    if found is None:
-        assert count is not None
-        return
-    assert all(len(own) <= size for own, size in zip(found, sizes, strict=True))
-    taken = np.concatenate([own.ids[some] for own, some in zip(given, found, strict=True)])
+    assert total(given, found, per_user) == pytest.approx(brute_force(chances, sizes, per_user))
+
+
+@pytest.mark.parametrize("per_user", [1, 2])
+def test_a_program_with_few_candidates_is_exact(per_user, monkeypatch):
+    """However bad the first prices: those of a sixteenth of the users, twice."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        common, sizes = rng.normal(size=600), rng.integers(20, 60, 6).tolist()
+        chances = 1 / (1 + np.exp(3 - common - rng.normal(size=(6, 600))))
+        given = candidates(chances, [600] * 6, per_user)  # all
+        given = [one._replace(size=size) for one, size in zip(given, sizes, strict=True)]
+        whole = total(given, share_users(given, per_user), per_user)
+        with monkeypatch.context() as few:
+            few.setattr(sharing, "_FEW", 10)
+            found = share_users(given, per_user)
+        assert [*map(len, found)] == sizes
+        assert total(given, found, per_user) == pytest.approx(whole, rel=1e-12)
+
+
+def total(given, found, per_user):
+    """Expected conversions; refuses audiences that are too large, and users in too many."""
+    assert all(len(own) <= one.size for one, own in zip(given, found, strict=True))
+    taken = np.concatenate([one.users[own] for one, own in zip(given, found, strict=True)])
     assert np.bincount(taken).max() <= per_user
-    total = sum(own.chances[some].sum() for own, some in zip(given, found, strict=True))
-    assert total == pytest.approx(brute_force(chances, sizes, per_user))
+    return sum(one.chances[own].sum() for one, own in zip(given, found, strict=True))
 
 
 def test_earlier_campaigns_choose_first():
     chances = np.array([[0.9, 0.8, 0.1, 0.2], [0.9, 0.8, 0.7, 0.1], [0.9, 0.8, 0.7, 0.6]])
-    found = share_in_order(candidates(chances, [1, 2, 2]), 1)
-    assert [own.tolist() for own in found] == [[0], [1, 2], [3]]
-    assert share_in_order(candidates(chances, [1, 2, 2], 3), 1) is None
-    twice = share_in_order(candidates(chances, [1, 2, 2]), 2)
+    once, twice = (share_in_order(candidates(chances, [1, 2, 2], n), n) for n in (1, 2))
+    assert [own.tolist() for own in once] == [[0], [1, 2], [3]]
     assert [own.tolist() for own in twice] == [[0], [0, 1], [1, 2]]
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.integers(2, 20), st.integers(1, 3), st.integers(0, 2**31))
+def test_earlier_campaigns_need_no_other_candidates(num_campaigns, num_users, per_user, seed):
+    rng = np.random.default_rng(seed)
+    chances, sizes = rng.random((num_campaigns, num_users)), rng.integers(1, 9, num_campaigns)
+    given = candidates(chances, sizes.tolist(), per_user)
+    left, found = np.full(num_users, per_user), share_in_order(given, per_user)
+    for own, size, one, some in zip(chances, sizes, given, found, strict=True):
+        order = np.argsort(-own)
+        expected = order[left[order] > 0][:size]
+        left[expected] -= 1
+        assert one.users[some].tolist() == expected.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +104,14 @@ def world():
 
 
 @pytest.mark.parametrize("by_priority", [False, True])
-def test_expand_enlarges_the_lists_until_they_suffice(world, by_priority, monkeypatch):
+def test_users_are_in_one_audience(world, by_priority):
+    """All campaigns want the same users; each gets a whole audience."""
     general, data, campaigns = world
-    results = []
-    for more in (2, 40):
-        monkeypatch.setattr(expanding, "_MORE", more)
-        options = {"per_user": 1, "by_priority": by_priority}
-        with pytest.warns(UserWarning, match=r"fewer conversions are expected .* for campaign"):
-            results.append(mh.expand(general, data, campaigns, size=100, **options))
-    assert results[0]["user_id"].n_unique() == len(results[0]) == 300
-    ranks = results[0].group_by("campaign_id", maintain_order=True).agg("rank")["rank"]
+    with pytest.warns(UserWarning, match=r"fewer conversions are expected .* for campaign"):
+        found = mh.expand(general, data, campaigns, size=100, per_user=1, by_priority=by_priority)
+    assert found["user_id"].n_unique() == len(found) == 300
+    ranks = found.group_by("campaign_id", maintain_order=True).agg("rank")["rank"]
     assert all(own.to_list() == [*range(1, 101)] for own in ranks)
-    totals = [own.group_by("campaign_id").agg(pl.sum("probability")) for own in results]
-    each = [own.sort("campaign_id")["probability"].to_numpy() for own in totals]
-    np.testing.assert_allclose(each[0].sum(), each[1].sum(), rtol=1e-6)
 
 
 def test_a_limit_that_cannot_bind_changes_nothing(world):

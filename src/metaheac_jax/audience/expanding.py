@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from metaheac_jax.audience.best_users import Wanted, best_users
 from metaheac_jax.audience.calibration import calibrate
-from metaheac_jax.audience.sharing import Candidates, share_in_order, share_users
+from metaheac_jax.audience.sharing import Candidates, num_needed, share_in_order, share_users
 from metaheac_jax.data.campaign import GROUP, Campaign, groups_of, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.user_ids import UserIds
@@ -24,9 +24,6 @@ from metaheac_jax.methods import customise
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import percent_of
-
-#: Candidates per place in an audience, if users are in few audiences; so many times more if needed.
-_MORE = 4
 
 
 def expand(
@@ -103,33 +100,25 @@ def expand(
     else:
         candidates = [int(kept.sum() - kept[some].sum()) for some in seeds]
         sizes = [max(1, percent_of(number, percent)) for number in candidates]
-    more = 1 if per_user is None else _MORE
-    while True:
-        larger = [size * more for size in sizes]
-        best = best_users([*map(Wanted, models, seeds, larger)], data, kept, progress=progress)
-        chances = [
-            expit(slope * scores.astype(float) + intercept)
-            for (scores, _), (slope, intercept) in zip(best, lines, strict=False)
-        ]
-        if per_user is None:
-            break
+    lengths = sizes if per_user is None else num_needed(sizes, per_user)
+    best = best_users([*map(Wanted, models, seeds, lengths)], data, kept, progress=progress)
+    chances = [
+        expit(slope * scores.astype(float) + intercept).astype(np.float32)
+        for (scores, _), (slope, intercept) in zip(best, lines, strict=False)
+    ]
+    if per_user is not None:
+        every = np.unique(np.concatenate([ids for _, ids in best]))
         candidates = [
-            Candidates(chance, ids, size, len(ids) < size * more)
+            Candidates(chance, np.searchsorted(every, ids).astype(np.int32), size)
             for chance, (_, ids), size in zip(chances, best, sizes, strict=True)
         ]
         chosen = (share_in_order if by_priority else share_users)(candidates, per_user)
-        if chosen is not None:
-            warnings.warn(_lost(wanted, candidates, chosen), stacklevel=2)
-            best = [
-                (scores[places], ids[places])
-                for (scores, ids), places in zip(best, chosen, strict=True)
-            ]
-            chances = [chance[places] for chance, places in zip(chances, chosen, strict=True)]
-            break
-        more *= _MORE
+        warnings.warn(_lost(wanted, candidates, chosen), stacklevel=2)
+        best = [(each[0][own], each[1][own]) for each, own in zip(best, chosen, strict=True)]
+        chances = [chance[own] for chance, own in zip(chances, chosen, strict=True)]
     frames = [_frame(campaign, *top) for campaign, top in zip(wanted, best, strict=True)]
     for place, chance in enumerate(chances):
-        frames[place] = frames[place].with_columns(probability=chance.astype(np.float32))
+        frames[place] = frames[place].with_columns(probability=chance)
     audiences = pl.concat(frames, how="vertical_relaxed")
     if hold_out:
         group = groups_of(audiences["campaign_id"], audiences["user_id"], hold_out)
@@ -141,8 +130,9 @@ def _lost(
     campaigns: Sequence[Campaign], candidates: Sequence[Candidates], chosen: Sequence[np.ndarray]
 ) -> str:
     """How many conversions are not expected because users are in few audiences, in words."""
-    free = np.array([one.chances[: one.size].sum() for one in candidates])
-    kept = np.array([one.chances[some].sum() for one, some in zip(candidates, chosen, strict=True)])
+    taken = zip(candidates, chosen, strict=True)
+    free = np.array([one.chances[: one.size].sum(dtype=float) for one in candidates])
+    kept = np.array([one.chances[some].sum(dtype=float) for one, some in taken])
     lost = 1 - kept / np.maximum(free, np.finfo(float).tiny)
     worst = int(lost.argmax())
     return (
