@@ -6,8 +6,9 @@ No module here imports jax, polars or the library before its command runs, so he
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
@@ -27,9 +28,13 @@ Command = (
 )
 
 
+_MODULES = (simulate, prepare, add, fit, expand, explain, evaluate, export, doctor)
+_MAINS: dict[type, Callable[[Any], None]] = {one.Options: one.main for one in _MODULES}
+
+
 def dispatch(options: Command) -> None:
-    """Runs the subcommand that was chosen: the ``main`` in the module of its options."""
-    sys.modules[type(options).__module__].main(options)
+    """Runs the subcommand that was chosen."""
+    _MAINS[type(options)](options)
 
 
 def start(options: Command) -> None:
