@@ -18,7 +18,7 @@ from metaheac_jax.data.columns import cell_texts, encode, learn
 from metaheac_jax.data.table_file import Table
 from metaheac_jax.encoding import Encoder, type_of
 from metaheac_jax.engines import arrow as module
-from metaheac_jax.engines.arrow import ArrowScorer, open_export
+from metaheac_jax.engines.arrow import HISTORY, ArrowScorer, open_export
 from metaheac_jax.engines.export_files import PROGRAM, read_export
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Vocabulary
@@ -127,6 +127,20 @@ def test_rows_and_scores_are_those_of_the_model(made):
             expected = model.score(made.data.user_rows[:count])
             np.testing.assert_allclose(scores[:, number], expected, rtol=0, atol=1e-6)
     assert np.ptp(scores) > 0.1
+
+
+def test_histories_are_those_of_the_data(made, historic):
+    scorer = open_export(historic.export)
+    examples = made.examples.select("uid", history=pl.format("{}:{}", "label", "campaign_id"))
+    lists = examples.group_by("uid").agg(pl.col("history").alias(HISTORY))
+    users = made.users.join(lists, on="uid", how="left", maintain_order="left")
+    assert users[HISTORY].is_null().any()
+    found, expected = scorer.rows(users.to_arrow()), np.asarray(historic.read.user_rows)
+    numbers = len(historic.read.user_rows.history.summary.center)
+    assert np.ptp(expected[:, :numbers].view(np.float32), axis=0).max() > 0.1
+    np.testing.assert_array_equal(found[:, numbers:], expected[:, numbers:])
+    found, expected = (rows[:, :numbers].copy().view(np.float32) for rows in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_scoring_imports_no_part_that_trains(made):
