@@ -6,8 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from toy import check_data, dataset, tiny
 
 import metaheac_jax as mh
@@ -42,11 +40,10 @@ NUMBERS = np.random.default_rng(0).normal(size=(600, 3))
 DATA = with_vector(PLAIN, NUMBERS)
 
 
-@settings(max_examples=6, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_a_field_vector_is_the_sum_of_numbers_times_rows(count, width, seed):
+@pytest.mark.parametrize(("count", "width"), [(7, 2), (2, 5)])
+def test_a_field_vector_is_the_sum_of_numbers_times_rows(count, width):
     """Whether a vector has more components than an embedding or fewer."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     numbers = rng.normal(size=(600, count)).astype(np.float32)
     data = with_vector(PLAIN, numbers)
     table = rng.normal(size=(data.num_rows, width)).astype(np.float32)

@@ -1,4 +1,7 @@
-"""Ray on this machine: the audiences of the library."""
+"""Ray on this machine: the audiences of the library.
+
+`engines_walk` has histories on both engines.
+"""
 
 import os
 import signal
@@ -44,6 +47,7 @@ def table(found):
     return pl.from_arrow(pa.concat_tables(ray.get(found.to_arrow_refs())))
 
 
+@pytest.mark.slow
 def test_histories_are_joined_from_examples(made, historic):
     users, examples = dataset_of(made.users, 3), dataset_of(made.examples, 3)
     with pytest.raises(InputError, match="examples: no column 'campaign_id'"):
@@ -69,6 +73,7 @@ def kill_a_worker(killed):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(made):
     def slowly(users):
         time.sleep(0.3)
@@ -104,6 +109,7 @@ def test_wrong_users_are_refused_before_they_are_scored(made, change, message):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_page_can_be_pasted(made, scale_page, tmp_path):
     exec(scale_page("ray").replace("ray.init(num_cpus=3)\n", ""), {})
     assert same(pl.read_parquet(tmp_path / "audiences-ray/*.parquet"), made.audiences(2000))
