@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +37,13 @@ from jax import Array
 
 from experiments.comparison.origin import command_of, provenance
 from experiments.comparison.tables import Table
-from experiments.online_steps import shape_of
 from experiments.sources.movielens import build_movielens
 from experiments.sources.simulated import World, open_world
 from experiments.sources.splits import paper_split
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Split
-from metaheac_jax.data.simulation.shapes import TENCENT_WORLD
+from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.files import write_json
 from metaheac_jax.meta import Masked, build_meta_step, inner_update
 from metaheac_jax.methods.method import Offline
@@ -162,14 +161,24 @@ def main(options: Options) -> None:
     about = {"commands": [command_of(options)], "provenance": provenance()}
     write_json(options.out, {**about, "margin": MARGIN, "chosen": chosen, "results": results})
     for kind, runs in results.items():
-        rows = [[name, *map("{:.4f}".format, means(runs, name))] for name in TRIALS if runs]
+        mean = {name: by_run(runs, name).mean(axis=0) for name in TRIALS if runs}
+        rows = [[name, *map("{:.4f}".format, own)] for name, own in mean.items()]
         title = f"{kind}: AUC by number of seeds"
         terminal.screen().print(Table(title, ["method", *map(str, SEEDS)], rows).rich())
 
 
-def means(runs: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """The mean AUC of a method over the runs, by number of seeds; NaN where no campaign has it."""
-    return [float(np.mean([own["auc"][name][str(n)] for own in runs])) for n in SEEDS]
+def shape_of(campaigns: int) -> Shape:
+    """The twin's world with another number of campaigns, and as many more of what they share."""
+    grown = {
+        name: round(getattr(TENCENT_WORLD, name) * campaigns / TENCENT_WORLD.campaigns)
+        for name in ("campaigns", "advertisers", "campaign_ids", "products")
+    }
+    return replace(TENCENT_WORLD, **grown)  # pyrefly: ignore
+
+
+def by_run(runs: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    """The AUC of a method in each run and by number of seeds; NaN where no campaign has so many."""
+    return np.array([[own["auc"][name].get(str(n), np.nan) for n in SEEDS] for own in runs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,7 +390,8 @@ def judge(problem: Problem, chosen: dict[str, dict[str, float]]) -> dict[str, An
                 weights = customise(given)
                 values[name].append(auc(second.features @ weights[:-1], second.label))
         for name, own in values.items():
-            found[name][str(count)] = float(np.mean(own)) if own else float("nan")
+            if own:
+                found[name][str(count)] = float(np.mean(own))
     return {"auc": found, "maml": told, "campaigns": len(problem.train)}
 
 
@@ -392,7 +402,7 @@ def choose(problem: Problem, progress: Progress) -> dict[str, dict[str, float]]:
         quality = []
         for number, settings in enumerate(trials):
             found = judge(problem, {name: settings})["auc"][name]
-            quality.append(np.nanmean([*found.values()]))
+            quality.append(np.mean([*found.values()]))
             progress(f"settings of {name}", number + 1, len(trials))
         best[name] = trials[int(np.argmax(quality))]
     return best

@@ -27,10 +27,8 @@ from metaheac_jax.methods.solved_head import solved_gradient
 from metaheac_jax.model import State, Weights
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.implicit import Implicit
-from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
-from metaheac_jax.training.meta_step import MetaGradient, MetaInfo, build_meta_gradient
+from metaheac_jax.training.meta_step import MetaGradient, build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
 _PAPER = MetaHeacConfig(list_lengths=True)
@@ -163,85 +161,6 @@ class AdaptCampaign(MetaHeacMethod):
             offset = jnp.zeros((layout.num_campaign_fields, params["table"].shape[1]))
             grads, info = meta_gradient(params | {"offset": offset}, support, query, part)
             return {name: grads[name] for name in params}, info
-
-        return gradient
-
-
-@register
-class TenSteps(MetaHeacMethod):
-    """Ten inner steps at the paper's alpha instead of one."""
-
-    name, label, default = "ten-steps", "task batches + 10 of the paper's inner steps", _PAPER
-    implicit: ClassVar[Implicit | None] = None
-
-    def gradient(self, layout: Layout) -> MetaGradient:
-        """The gradient through these steps, or at the minimum that they approach."""
-        config = self.config
-        return build_meta_gradient(
-            build_loss(self.network, layout, reduction=config.reduction),
-            inner_learning_rate=config.inner_learning_rate,
-            inner_steps=10,
-            implicit=self.implicit,
-            reduction=config.reduction,
-            select=select_rows,
-        )
-
-
-@register
-class ImplicitSteps(TenSteps):
-    """Ten such steps with a pull to their start, and implicit gradients (iMAML)."""
-
-    name, label, implicit = "implicit", "task batches + implicit gradients (iMAML)", Implicit(100.0)
-
-
-@register
-class Reptile(MetaHeacMethod):
-    """A move towards the weights after ten steps on the support set (Nichol et al. 2018)."""
-
-    name, label, default = "reptile", "task batches + Reptile with 10 inner steps", _PAPER
-
-    def gradient(self, layout: Layout) -> Gradient[...]:
-        """The sum of the gradients that the steps of all campaigns follow."""
-        config = self.config
-        loss = build_loss(self.network, layout, reduction=config.reduction)
-        rate = config.inner_learning_rate
-
-        def of_campaign(given: Any) -> tuple[Any, tuple[Array, Array]]:
-            params, (support, query, part) = given
-            start, pull_back = jax.vjp(lambda params: select_rows(params, part), params)
-            adapted = inner_update(loss, start, support, inner_learning_rate=rate, inner_steps=10)
-            moved = jax.tree.map(lambda a, b: (a - b) / rate, start, adapted.params)
-            return pull_back(moved)[0], (adapted.support_loss, loss(adapted.params, query))
-
-        def gradient(params: Any, *batch: Any) -> tuple[Any, MetaInfo]:
-            total = jax.tree.map(jnp.zeros_like, params)
-
-            def add(total: Any, batch: Any) -> Any:
-                own, losses = of_campaign((params, batch))
-                return jax.tree.map(jnp.add, total, own), losses
-
-            total, losses = jax.lax.scan(add, total, batch)
-            return total, MetaInfo(losses[1].sum(), *losses)
-
-        return gradient
-
-
-@register
-class LogUniform(MetaHeacMethod):
-    """The paper's inner step on a support set whose size is drawn log-uniformly."""
-
-    name, label, default = "log-uniform", "the paper's inner step, sizes of support vary", _PAPER
-
-    def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient on the first 16 to all places of a support set."""
-        whole = super().gradient(layout)
-
-        def gradient(params: Any, support: Any, query: Any, part: Any) -> tuple[Any, MetaInfo]:
-            size, campaigns = support.weight.shape[1], len(support.weight)
-            key = jax.random.key(support.ids.user.sum())  # differs from step to step
-            kept = 16 * (size / 16) ** jax.random.uniform(key, (campaigns, 1))
-            weight = support.weight * (jnp.arange(size) < kept)
-            return whole(params, support._replace(weight=weight), query, part)
 
         return gradient
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from scipy import stats
 
-from experiments import feedback, online_steps
+from experiments import feedback, meta_learning
 from experiments.comparison import significance
 from experiments.comparison.figures import figure_by_seeds
 from experiments.comparison.results import Comparison, load
@@ -71,7 +72,12 @@ def auc(name: str, method: str, group: str, digits: int = 4) -> str:
 def told(of: Difference) -> str:
     """A difference with its standard error, such as "+.008 ±.001"."""
     error = "" if of.error is None else f" ±{number(of.error, 3)}"
-    return f"{'+' if of.mean >= 0 else '-'}{number(abs(of.mean), 3)}{error}"
+    return signed(of.mean) + error
+
+
+def signed(value: float) -> str:
+    """A difference, such as "+.008"."""
+    return f"{'+' if value >= 0 else '-'}{number(abs(value), 3)}"
 
 
 def difference(name: str, first: str, second: str, group: str) -> str:
@@ -116,31 +122,26 @@ def fed_gain(method: str) -> str:
     return feedback.summary(plain("feedback")["conversions"][method])[-1]
 
 
-def after_steps(method: str) -> str:
-    """The cells of a method's mean AUC after each number of online steps, then stopping early.
-
-    The last two are those of the most steps with a pull.
-    """
-    worlds = plain("online_steps")["worlds"]
-    early = float(np.mean([np.mean(own["stopping early"][method]) for own in worlds]))
-    [pulled] = [name for name in worlds[0]["auc"] if name.startswith(f"{method}, pull")]
-    with_pull = online_steps.means(worlds, pulled)[-2:]
-    return " | ".join(map(number, [*online_steps.means(worlds, method), early, *with_pull]))
+def by_seeds(kind: str, method: str) -> str:
+    """The cells of a method's mean AUC by number of seeds."""
+    runs = plain("meta_learning")["results"][kind]
+    means = meta_learning.by_run(runs, method).mean(axis=0)
+    return " | ".join(number(own) for own in means if not np.isnan(own))
 
 
-def inner_step(file: str, steps: int | None) -> str:
-    """MetaHeac minus the same without its inner step in one world after so many steps.
-
-    None is when training stops early.
-    """
-    found, values = plain(file), list[dict[int, float]]()
-    [world] = found["worlds"]
-    for method in ("metaheac-lengths", "alpha-0-lengths"):
-        of = world["stopping early"][method]
-        if steps is not None:
-            of = [own[found["steps"].index(steps)] for own in world["auc"][method]]
-        values.append(dict(enumerate(of)))
-    return told(significance.over_campaigns(*([own] for own in values)))
+def apart_by_seeds(kind: str, first: str, second: str) -> str:
+    """The 95% intervals of one method minus another by number of seeds; over two worlds none."""
+    runs = plain("meta_learning")["results"][kind]
+    ours, theirs = (meta_learning.by_run(runs, name).T for name in (first, second))
+    overlap, cells = 2 / 3 if kind == "movielens" else 0.0, []  # 40% of a split's campaigns are new
+    for one, other in zip(ours, theirs, strict=True):
+        of = significance.over_runs(one, other, overlap)
+        if np.isnan(of.mean):
+            continue
+        half = (of.error or 0) * float(stats.t.ppf(0.975, len(runs) - 1))
+        ends = of.mean - half, of.mean + half
+        cells.append(" to ".join(map(signed, ends)) if len(runs) > 2 else signed(of.mean))
+    return " | ".join(cells)
 
 
 def of_rivals() -> list[tuple[str, dict[str, Any]]]:
@@ -178,8 +179,8 @@ def render() -> dict[Path, str]:
         lift,
         comparison,
         fed_gain,
-        after_steps,
-        inner_step,
+        by_seeds,
+        apart_by_seeds,
         plain,
     )
     own = {function.__name__: function for function in known}

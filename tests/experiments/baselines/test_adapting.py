@@ -11,16 +11,11 @@ from experiments.baselines import adapting
 from experiments.baselines.adapting import (
     AdaptCampaign,
     AdaptHeads,
-    ImplicitSteps,
     LearnedRates,
-    LogUniform,
-    Reptile,
-    TenSteps,
 )
 from metaheac_jax.methods import (
     OFFICIAL,
     PAPER,
-    MetaHeacMethod,
     Offline,
     Trained,
     configured,
@@ -29,7 +24,6 @@ from metaheac_jax.methods import (
 from metaheac_jax.methods.offline import campaign_sampler, untrained
 from metaheac_jax.networks import MLP, MetaHeac
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.implicit import Implicit
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta_step import build_meta_gradient
 
@@ -170,49 +164,3 @@ def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
     for name in ("solved-constant", "solved-head"):
         mh.fit(data, tiny(name, offline_epochs=1, offline_patience=None))
     assert asked == [True, False]
-
-
-def test_other_inner_loops_are_what_they_say(run, drawn):
-    """Reptile follows the gradients of its steps; the others' steps are the library's."""
-    params, batch, _ = drawn
-    rate = {"inner_learning_rate": 0.005}  # at 0.1 these steps diverge
-    for kind, implicit in ((TenSteps, None), (ImplicitSteps, Implicit(100.0))):
-        method = of_network(kind).changed(**rate)
-        found, _ = jax.jit(method.gradient(run.dataset.layout))(params, *batch)
-        options = {**rate, "inner_steps": 10, "implicit": implicit}
-        expected, _ = jax.jit(gradient_of(run, **options))(params, *batch)
-        equal(found, expected)
-    found, info = jax.jit(of_network(Reptile).gradient(run.dataset.layout))(params, *batch)
-    loss = build_loss(NETWORK, run.dataset.layout, reduction="mean")
-    total = jax.tree.map(jnp.zeros_like, params)
-    for c in range(CONFIG.campaigns_per_step):
-        support, query, own = jax.tree.map(lambda leaf, c=c: leaf[c], batch)
-        theta = select_rows(params, own)
-        for _ in range(10):
-            slope = jax.grad(loss)(theta, support)
-            network = jax.tree.map(jnp.add, total["network"], slope["network"])
-            total = {"network": network, "table": total["table"].at[own].add(slope["table"])}
-            theta = jax.tree.map(lambda leaf, g: leaf - 0.1 * g, theta, slope)
-        np.testing.assert_allclose(info.query_loss[c], loss(theta, query), rtol=1e-4)
-    equal(found, total, atol=2e-5)  # a difference of weights, over the rate
-
-
-def test_support_sets_have_log_uniform_sizes(run, drawn, monkeypatch):
-    params, (support, query, own), _ = drawn
-    kept = []
-
-    def noted(*_, **__):
-        return lambda params, support, query, part: kept.append(support.weight)
-
-    monkeypatch.setattr(MetaHeacMethod, "gradient", noted)
-    gradient = of_network(LogUniform).gradient(run.dataset.layout)
-    wide = jax.tree.map(lambda leaf: np.repeat(leaf, 64, axis=1), (support, query))
-    for step in range(100):
-        ids = wide[0].ids._replace(user=wide[0].ids.user + step)
-        gradient(params, wide[0]._replace(ids=ids), wide[1], own)
-    sizes, most = np.sum(kept, axis=-1).ravel(), wide[0].weight.shape[1]
-    assert 16 <= sizes.min() < 32
-    assert most / 2 < sizes.max() <= most
-    quarter = np.mean(sizes < 16 * (most / 16) ** 0.25)
-    assert 0.12 < quarter < 0.4
-    assert all((np.diff(own, axis=1) <= 0).all() for own in kept)
